@@ -1,0 +1,56 @@
+"""Everything copick raises on purpose, grouped by what a caller would do about it.
+
+    CopickError
+    ├── ConfigError         (ValueError)       fix the config file
+    ├── NotFoundError       (KeyError)         ask for something that exists
+    ├── AlreadyExistsError  (FileExistsError)  pick another name, or pass exist_ok=True
+    ├── ReadOnlyError       (PermissionError)  write to another layer
+    ├── FormatError         (ValueError)       repair or replace the file
+    ├── LayerError          (OSError)          the place itself failed: check it, try again
+    └── CacheError                             never reaches a reader: the cache is bypassed instead
+        └── CorruptEntryError
+
+Each class also is the builtin that copick 1.x raised in that situation, so `except ValueError` and the like keep working.
+A text says what failed, where (layer and path), what was tried and what to do.
+"""
+
+from __future__ import annotations
+
+
+class CopickError(Exception):
+    """Base of everything copick raises on purpose."""
+
+    def __str__(self) -> str:  # KeyError would print the repr, OSError its errno
+        return str(self.args[0]) if self.args else ""
+
+
+class ConfigError(CopickError, ValueError):
+    """A config file, or an argument that stands for one, cannot be used."""
+
+
+class NotFoundError(CopickError, KeyError):
+    """No layer that was asked holds it."""
+
+
+class AlreadyExistsError(CopickError, FileExistsError, ValueError):
+    """Something of that key exists already."""
+
+
+class ReadOnlyError(CopickError, PermissionError):
+    """The layer cannot be written."""
+
+
+class FormatError(CopickError, ValueError):
+    """A document or an array is there but cannot be understood."""
+
+
+class LayerError(CopickError, OSError):
+    """The place that holds the data failed: unreachable, refused, timed out."""
+
+
+class CacheError(CopickError):
+    """The cache failed. Caught inside the cache: a reader gets its data from the source."""
+
+
+class CorruptEntryError(CacheError):
+    """A cached file does not hold what was written to it."""

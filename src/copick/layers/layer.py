@@ -1,0 +1,100 @@
+"""The narrow waist: what a place that holds copick data must be able to do.
+
+A filesystem is a layer; a stack of layers is a layer; a cached layer is a layer. Nothing above this interface knows which
+one it talks to, and nothing below it knows what an entity is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from copick.errors import NotFoundError, ReadOnlyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zarr.abc.store import Store
+
+    from copick.kinds import Kind, Ref
+    from copick.meta import Meta
+
+
+class Layer(ABC):
+    """A place that holds copick data. Picklable: it re-opens its connections in the process that uses it."""
+
+    name: str
+    read_only: bool = False
+
+    @abstractmethod
+    def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
+        """The children of one kind under `parent` (`None`: the root), sorted by key. A missing parent has none.
+
+        Raises:
+            LayerError: The place could not be asked. An unreachable place is never reported as an empty one.
+        """
+
+    @abstractmethod
+    def exists(self, ref: Ref) -> bool:
+        """Whether the layer holds `ref`. Raises LayerError as `list` does."""
+
+    @abstractmethod
+    def create(self, ref: Ref) -> None:
+        """Make `ref` and its parents exist; an array starts as an empty group. Nothing happens if it exists.
+
+        Raises:
+            ReadOnlyError: The layer cannot be written.
+        """
+
+    @abstractmethod
+    def delete(self, ref: Ref) -> None:
+        """Remove `ref` and everything below it.
+
+        Raises:
+            NotFoundError: The layer does not hold it.
+            ReadOnlyError: The layer cannot be written.
+        """
+
+    @abstractmethod
+    def load(self, ref: Ref) -> bytes:
+        """The whole document (picks, ...) of `ref`. Raises NotFoundError or LayerError."""
+
+    @abstractmethod
+    def save(self, ref: Ref, document: bytes) -> None:
+        """Replace the document of `ref`, creating it and its parents if needed.
+
+        Atomic: a reader, or a crash, sees the old document or the new one, never a mixture.
+        """
+
+    @abstractmethod
+    def store(self, ref: Ref, *, write: bool = False) -> Store:
+        """The zarr store rooted at the array group of `ref`, read-only unless `write`.
+
+        A store may also have a method `open_array(path)` that returns a `copick.arrays.ArraySource` faster than zarr
+        itself (the cache's does); `copick.arrays.open_array` uses it.
+
+        Raises:
+            NotFoundError: The layer does not hold it (reading only: a writable store may start empty).
+            ReadOnlyError: `write` was asked of a layer that cannot be written.
+        """
+
+    def holders(self, ref: Ref) -> list[str]:
+        """Names of the layers that hold `ref`, highest priority first."""
+        return [self.name] if self.exists(ref) else []
+
+    def narrowed(self, names: str | Iterable[str]) -> Layer:
+        """This layer restricted to the layers of those names. Raises NotFoundError for an unknown name."""
+        wanted = [names] if isinstance(names, str) else [*names]
+        unknown = [name for name in wanted if name != self.name]
+        if unknown or not wanted:
+            asked = repr(unknown[0]) if unknown else "(none named)"
+            raise NotFoundError(f"no layer {asked}; the only layer here is {self.name!r}")
+        return self
+
+    @abstractmethod
+    def refresh(self, ref: Ref | None = None) -> None:
+        """Forget what was remembered about `ref` and below (`None`: about everything)."""
+
+    def check_writable(self, what: object) -> None:
+        if self.read_only:
+            raise ReadOnlyError(f"layer {self.name!r} is read-only; cannot change {what}")
