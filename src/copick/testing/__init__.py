@@ -1,0 +1,1 @@
+"""What copick ships for testing code that uses it, and itself."""
