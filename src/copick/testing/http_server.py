@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 Fault: TypeAlias = "int | Literal['hang', 'truncate', 'drop'] | None"
-"""What happens instead of an answer: a status, silence, half a body, a closed connection. `None`: it answers."""
+"""What happens instead of an answer: a status, silence, half a body, a hang-up. `None`: it answers."""
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
