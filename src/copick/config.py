@@ -1,0 +1,471 @@
+"""Config files: what layers a project has, and how each is opened.
+
+A config names a type (`config_type`). `multilayer` is a stack of layers; any other type is one layer, alone or as an entry of
+`layer_configs`. Types beyond those here come from the entry-point group `copick.layers`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+
+from copick.errors import ConfigError
+from copick.meta import PickableObject
+from copick.util.escape import check_clean
+
+GIB = 1024**3
+ENTRY_POINTS = "copick.layers"
+
+CleanName = Annotated[str, AfterValidator(lambda name: check_clean(name, "name"))]
+
+
+class CopickConfig(BaseModel):
+    """What every config has."""
+
+    config_type: str
+    name: str | None = "CoPick"
+    description: str | None = "Let's CoPick!"
+    version: str | None = "0.2.0"
+    pickable_objects: list[PickableObject] = Field(default_factory=list)
+    user_id: CleanName | None = None
+    session_id: CleanName | None = None
+
+    @classmethod
+    def from_file(cls, filename: str | os.PathLike[str]) -> CopickConfig:
+        """Read a config file. Raises FileNotFoundError or ConfigError; checks that it is of this type."""
+        config = read_config(filename)
+        if not isinstance(config, cls):
+            raise ConfigError(
+                f"{filename}: holds a config of type {config.config_type!r}, not a {cls.__name__}"
+            )
+        return config
+
+    def __repr_args__(self) -> Any:
+        for key, value in super().__repr_args__():
+            yield key, _masked(value) if isinstance(key, str) and key.endswith("fs_args") else value
+
+
+class LayerConfig(CopickConfig):
+    """Base of the configs of single layers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: ClassVar[int] = 0
+    """Layers of a lower rank come first, whatever their priority."""
+
+    layer_name: str | None = Field(default=None, min_length=1)
+    priority: int = 0
+    """Among layers of equal rank and access, the higher comes first."""
+    read_only: bool = False
+
+    @property
+    def remote(self) -> bool:
+        """Whether reading it goes over a network, so that a cache is worth its while."""
+        return True
+
+
+class CopickConfigFS(LayerConfig):
+    """A project on any file system that fsspec knows."""
+
+    config_type: Literal["filesystem"] = "filesystem"
+    root: str = Field(min_length=1)
+    """Path or URL. A relative path is relative to the current directory."""
+    fs_args: dict[str, Any] = Field(default_factory=dict)
+    """Passed to fsspec."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """How long one request may take to connect or to send something."""
+
+    @model_validator(mode="after")
+    def _http_is_read_only(self) -> CopickConfigFS:
+        if self.protocol in {"http", "https"}:
+            self.read_only = True
+        return self
+
+    @property
+    def protocol(self) -> str:
+        """The scheme of the URL; `file` for paths."""
+        match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(?:://|::)", self.root)
+        scheme = match[1].lower() if match else "file"
+        return "file" if scheme == "local" else scheme
+
+    @property
+    def remote(self) -> bool:
+        return self.protocol not in {"file", "memory"}
+
+
+class CopickConfigMemory(LayerConfig):
+    """An empty project in this process's memory, for tests."""
+
+    config_type: Literal["memory"] = "memory"
+
+    @property
+    def remote(self) -> bool:
+        return False
+
+
+class CopickConfigCache(CopickConfigFS):
+    """A local cache of other layers."""
+
+    config_type: Literal["cache"] = "cache"  # type: ignore[assignment]
+    max_size_bytes: int = Field(default=10 * GIB, ge=0)
+    """0 = unlimited."""
+    max_age: float = Field(default=7 * 24 * 3600, ge=0)
+    """Seconds until listings and metadata are asked for again; 0 = never."""
+    parent_layer: str | list[str] | None = None
+    """The layers to cache; `"*"` = all, None = every remote one."""
+    disk_format: Literal["auto", "raw", "encoded"] = "auto"
+    decoded_bytes: int = Field(default=256 * 1024**2, ge=0)
+    """Budget of the decoded tier, per process."""
+
+    @property
+    def parents(self) -> list[str]:
+        named = self.parent_layer
+        return [] if named is None else [named] if isinstance(named, str) else list(named)
+
+    @model_validator(mode="after")
+    def _is_local(self) -> CopickConfigCache:
+        if self.protocol != "file":
+            raise ValueError(f"root: a cache needs a local directory, not {self.root!r}")
+        return self
+
+
+class LayerType(NamedTuple):
+    """What an entry point of the group `copick.layers` gives: how a type of layer is configured and built."""
+
+    config: type[LayerConfig]
+    build: Callable[[Any, str], Any]
+    """(config, layer name) → `copick.layers.layer.Layer`."""
+
+
+BUILT_IN: Mapping[str, type[LayerConfig]] = {
+    "filesystem": CopickConfigFS,
+    "memory": CopickConfigMemory,
+    "cache": CopickConfigCache,
+}
+
+
+@functools.cache
+def plugin_layer_type(config_type: str) -> LayerType | None:
+    """The layer type that an installed package offers under this name."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group=ENTRY_POINTS, name=config_type):
+        loaded = entry.load()
+        return LayerType(loaded.config, loaded.build)
+    return None
+
+
+def known_types() -> list[str]:
+    from importlib.metadata import entry_points
+
+    return sorted({*BUILT_IN, "multilayer", *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+
+
+def config_class(config_type: object) -> type[LayerConfig]:
+    """The config class of a type of layer. Raises ValueError, naming the types there are."""
+    if isinstance(config_type, str):
+        if config_type in BUILT_IN:
+            return BUILT_IN[config_type]
+        if (plugin := plugin_layer_type(config_type)) is not None:
+            return plugin.config
+    hint = nearest(str(config_type), known_types())
+    raise ValueError(f"unknown config_type {config_type!r}{hint}; known are {', '.join(known_types())}")
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint at what was meant, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _layer_config(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if "config_type" not in value:
+        raise ValueError(f"config_type is missing; known are {', '.join(known_types())}")
+    if value["config_type"] == "multilayer":
+        raise ValueError("config_type 'multilayer' cannot be a layer of a stack; list its layers here")
+    return config_class(value["config_type"]).model_validate(value)
+
+
+def _cache_config(value: Any) -> Any:
+    return CopickConfigCache.model_validate(value) if isinstance(value, Mapping) else value
+
+
+AnyLayerConfig = Annotated[SerializeAsAny[LayerConfig], BeforeValidator(_layer_config)]
+
+
+class CopickConfigMultilayer(CopickConfig):
+    """A stack of layers seen as one project."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config_type: Literal["multilayer"] = "multilayer"
+    layers: list[str]
+    layer_configs: dict[str, AnyLayerConfig]
+    default_write_layer: str | None = None
+    """None = the first layer that can be written."""
+    cache_config: Annotated[CopickConfigCache | None, BeforeValidator(_cache_config)] = None
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> CopickConfigMultilayer:
+        self._name_layers()
+        self._check_names()
+        self._check_caches()
+        self._check_write_layer()
+        self._collect_objects()
+        return self
+
+    @property
+    def cache(self) -> CopickConfigCache | None:
+        """The cache, wherever the config states it."""
+        stated = (config for config in self.layer_configs.values() if isinstance(config, CopickConfigCache))
+        return self.cache_config or next(stated, None)
+
+    @property
+    def stack(self) -> list[LayerConfig]:
+        """The configs of the layers that hold data, first in the stack first."""
+        places = [self.layer_configs[name] for name in self.layers]
+        places = [place for place in places if not isinstance(place, CopickConfigCache)]
+        return sorted(places, key=lambda place: (place.rank, place.read_only, -place.priority))
+
+    def _name_layers(self) -> None:
+        for name, layer in self.layer_configs.items():
+            if layer.layer_name is None:
+                layer.layer_name = name
+            elif layer.layer_name != name:
+                raise ValueError(
+                    f"layer_configs.{name}.layer_name: found {layer.layer_name!r}; expected {name!r}, the key it stands under"
+                )
+        if self.cache_config is not None and self.cache_config.layer_name is None:
+            self.cache_config.layer_name = "cache"
+
+    def _check_names(self) -> None:
+        known = list(self.layer_configs)
+        cache_name = self.cache_config.layer_name if self.cache_config else None
+        if cache_name in self.layer_configs:
+            raise ValueError(
+                f"cache_config.layer_name: {cache_name!r} is also a key of layer_configs; expected another name"
+            )
+        if not self.layers:
+            raise ValueError("layers: found an empty list; expected the names of the layers of the stack")
+        for at, name in enumerate(self.layers):
+            if name in self.layers[:at]:
+                raise ValueError(f"layers.{at}: {name!r} is named twice")
+            if name not in self.layer_configs and name != cache_name:
+                raise ValueError(
+                    f"layers.{at}: found {name!r}, {_unknown_layer(name, known, 'has no entry in layer_configs')}"
+                )
+        for name in known:
+            if name not in self.layers:
+                raise ValueError(
+                    f"layer_configs.{name}: is not named in layers {self.layers}; add it there or remove it here"
+                )
+        if cache_name in self.layers:
+            self.layers = [name for name in self.layers if name != cache_name]
+        if not self.stack:
+            raise ValueError("layers: found only a cache; expected at least one layer that holds data")
+
+    def _check_caches(self) -> None:
+        stated = [
+            f"layer_configs.{name}"
+            for name in self.layers
+            if isinstance(self.layer_configs[name], CopickConfigCache)
+        ]
+        if self.cache_config is not None:
+            stated.append("cache_config")
+        if len(stated) > 1:
+            raise ValueError(f"{stated[-1]}: is a second cache beside {stated[0]}; expected at most one")
+        if not stated or self.cache is None:
+            return
+        places = [place.layer_name or "" for place in self.stack]
+        for name in self.cache.parents:
+            if name != "*" and name not in places:
+                raise ValueError(
+                    f"{stated[0]}.parent_layer: found {name!r}, {_unknown_layer(name, places, 'is no layer to cache')}"
+                )
+
+    def _check_write_layer(self) -> None:
+        name, writable = (
+            self.default_write_layer,
+            [place.layer_name for place in self.stack if not place.read_only],
+        )
+        if name is None:
+            self.default_write_layer = writable[0] if writable else None
+            return
+        config = self.cache if self.cache and self.cache.layer_name == name else self.layer_configs.get(name)
+        expected = (
+            f"expected one that can be written: {', '.join(map(str, writable)) or '(this stack has none)'}"
+        )
+        if config is None:
+            known = [place.layer_name or "" for place in self.stack]
+            raise ValueError(
+                f"default_write_layer: found {name!r}, {_unknown_layer(name, known, 'is no layer of this stack')}"
+            )
+        if isinstance(config, CopickConfigCache):
+            raise ValueError(f"default_write_layer: {name!r} is the cache; {expected}")
+        if config.read_only:
+            raise ValueError(f"default_write_layer: {name!r} is read-only; {expected}")
+
+    def _collect_objects(self) -> None:
+        """Objects that only layers declare are the project's too; those of the project come first."""
+        names = {item.name for item in self.pickable_objects}
+        for layer in self.stack:
+            for item in layer.pickable_objects:
+                if item.name not in names:
+                    names.add(item.name)
+                    self.pickable_objects.append(item)
+
+
+CopickConfigML = CopickConfigMultilayer
+
+
+def _unknown_layer(name: str, known: list[str], what: str) -> str:
+    return f"which {what}{nearest(name, known)}; expected one of {', '.join(known) or '(none)'}"
+
+
+_SECRETS = re.compile(r"key|secret|token|passw|credential|auth", re.IGNORECASE)
+
+
+def _masked(value: Any) -> Any:
+    """fs_args as they may be shown: secrets hidden at any depth."""
+    if isinstance(value, Mapping):
+        return {
+            k: "***" if _SECRETS.search(str(k)) and v is not None else _masked(v) for k, v in value.items()
+        }
+    return [_masked(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def read_config(path: str | os.PathLike[str]) -> CopickConfig:
+    """The config in a file. Raises FileNotFoundError or ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"there is no config file {os.fspath(path)!r} (looked in {Path.cwd()})"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the config file {os.fspath(path)!r} cannot be read: {error}") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(data: str | Mapping[str, Any], where: str = "config") -> CopickConfig:
+    """A config from JSON text or a dict; `where` names it in errors. Raises ConfigError."""
+    if isinstance(data, str):
+        try:
+            data = json.loads(data)
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"{where}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg} "
+                "(JSON allows no comments and no comma after the last item)"
+            ) from error
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: found a {type(data).__name__}; expected an object with a config_type")
+    if "config_type" not in data:
+        raise ConfigError(f"{where}: config_type: is missing; known are {', '.join(known_types())}")
+    try:
+        kind = data["config_type"]
+        cls = CopickConfigMultilayer if kind == "multilayer" else config_class(kind)
+    except ValueError as error:
+        raise ConfigError(f"{where}: config_type: {error}") from error
+    return validated(cls, data, where)
+
+
+def validated(cls: type[Any], data: Any, where: str) -> Any:
+    """`data` as a `cls`, or a ConfigError that a person can act on."""
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(item, data, cls) for item in error.errors(include_url=False)]
+        head = f"{where}: " + (f"{len(problems)} problems:\n  " if len(problems) > 1 else "")
+        raise ConfigError(head + "\n  ".join(problems)) from None  # the cause would print secrets
+
+
+def _problem(error: Any, data: Any, cls: type[BaseModel]) -> str:
+    """One line: which field, what was found, what is expected."""
+    loc = tuple(part for part in error["loc"] if not (isinstance(part, str) and part.startswith("function-")))
+    field = ".".join(map(str, loc))
+    at = f"{field}: " if field else ""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{at}unknown key{nearest(str(loc[-1]), _fields_at(data, loc[:-1], cls))}"
+    if error["type"] == "missing":
+        return f"{at}is missing"
+    if error["type"] == "value_error":
+        return at + message
+    secret = "fs_args" in loc or any(_SECRETS.search(str(part)) for part in loc)
+    found = error.get("input")
+    shown = "" if secret or isinstance(found, Mapping | list) else f"found {found!r}; "
+    return f"{at}{shown}{message[:1].lower()}{message[1:].replace('Input should be', 'expected')}".replace(
+        "input should be", "expected"
+    )
+
+
+def _fields_at(data: Any, loc: tuple[Any, ...], cls: type[BaseModel]) -> list[str]:
+    """The keys that the config at `loc` may have."""
+    for part in loc:
+        data = data.get(part) if isinstance(data, Mapping) else None
+    if loc and isinstance(data, Mapping):
+        try:
+            cls = CopickConfigCache if loc[-1] == "cache_config" else config_class(data.get("config_type"))
+        except ValueError:
+            return []
+    return list(cls.model_fields)
+
+
+CacheChoice = str | os.PathLike[str] | Mapping[str, Any] | CopickConfigCache | bool | None
+
+
+def choose_cache(config: CopickConfig, choice: CacheChoice = None) -> CopickConfigCache | None:
+    """The cache to use: the caller's choice, else the config's own, else the environment's; `False` = none."""
+    if choice is False:
+        return None
+    if isinstance(choice, CopickConfigCache):
+        return choice
+    if isinstance(choice, Mapping):
+        found: CopickConfigCache = validated(CopickConfigCache, {"config_type": "cache", **choice}, "cache=")
+        return found
+    own = config.cache if isinstance(config, CopickConfigMultilayer) else None
+    if isinstance(choice, str | os.PathLike):
+        fields = own.model_dump() if own else {}
+        return CopickConfigCache(**{**fields, "root": os.fspath(choice)})
+    return own or _environment_cache()
+
+
+def _environment_cache() -> CopickConfigCache | None:
+    root = os.environ.get("COPICK_CACHE_DIR")
+    if not root:
+        return None
+    fields: dict[str, Any] = {"root": root, "layer_name": "cache"}
+    if size := os.environ.get("COPICK_CACHE_SIZE"):
+        fields["max_size_bytes"] = parse_size(size, "COPICK_CACHE_SIZE")
+    found: CopickConfigCache = validated(CopickConfigCache, fields, "COPICK_CACHE_DIR")
+    return found
+
+
+_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": GIB, "t": 1024**4}
+
+
+def parse_size(text: str, where: str) -> int:
+    """Bytes from text such as `500M`, `20GiB` or `1073741824`. Raises ConfigError."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"{where}: found {text!r}; expected a size such as 20GB or 500M")
+    return int(float(match[1]) * _UNITS[match[2].lower()])

@@ -1,0 +1,1 @@
+"""Places that hold copick data, behind one interface (`copick.layers.layer.Layer`)."""

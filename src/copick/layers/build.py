@@ -1,0 +1,85 @@
+"""Config → layers. The only module that knows all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from copick.config import (
+    CopickConfig,
+    CopickConfigCache,
+    CopickConfigFS,
+    CopickConfigMemory,
+    CopickConfigMultilayer,
+    LayerConfig,
+    LayerType,
+    plugin_layer_type,
+)
+from copick.errors import ConfigError
+from copick.layers.filesystem import FilesystemLayer
+from copick.layers.memory import MemoryLayer
+from copick.layers.stack import LayerStack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from copick.layers.layer import Layer
+
+
+def _filesystem(config: CopickConfigFS, name: str) -> Layer:
+    layer = FilesystemLayer(config, name)
+    layer.check()
+    return layer
+
+
+def _memory(config: CopickConfigMemory, name: str) -> Layer:
+    return MemoryLayer(name, read_only=config.read_only)
+
+
+filesystem = LayerType(CopickConfigFS, _filesystem)
+memory = LayerType(CopickConfigMemory, _memory)
+
+_BUILT_IN = {"filesystem": filesystem, "memory": memory}
+
+
+def build_layer(config: LayerConfig) -> Layer:
+    """One layer, without a cache. Raises ConfigError."""
+    layer_type = _BUILT_IN.get(config.config_type) or plugin_layer_type(config.config_type)
+    if layer_type is None:
+        raise ConfigError(f"config_type {config.config_type!r} cannot be opened alone; give it the layers it serves")
+    layer: Layer = layer_type.build(config, config.layer_name or config.config_type)
+    return layer
+
+
+def build_stack(config: CopickConfig, cache: CopickConfigCache | None = None) -> LayerStack:
+    """The layers of a project, in order, cached where `cache` says so. Raises ConfigError."""
+    if isinstance(config, CopickConfigMultilayer):
+        places, default = config.stack, config.default_write_layer
+    elif isinstance(config, LayerConfig):
+        places, default = [config], None if config.read_only else config.layer_name or config.config_type
+    else:
+        raise ConfigError(f"a config of type {config.config_type!r} describes no layers")
+    layers = [build_layer(place) for place in places]
+    if cache is not None:
+        layers = _cached(layers, places, cache)
+    return LayerStack(layers, default)
+
+
+def _cached(layers: Sequence[Layer], places: Sequence[LayerConfig], cache: CopickConfigCache) -> list[Layer]:
+    wanted = cache.parents
+    known = [layer.name for layer in layers]
+    unknown = [name for name in wanted if name not in {*known, "*"}]
+    if unknown:
+        raise ConfigError(f"cache: parent_layer: found {unknown[0]!r}; expected one of {', '.join(known)}")
+    chosen = {
+        layer.name
+        for layer, place in zip(layers, places, strict=True)
+        if layer.name in wanted or "*" in wanted or (not wanted and place.remote)
+    }
+    if not chosen:
+        return list(layers)
+    from copick.layers.cached import CachedLayer, open_cache
+
+    manager = open_cache(cache)
+    if manager is None:  # it said why in the log; a cache is never needed
+        return list(layers)
+    return [CachedLayer(layer, cache, manager=manager) if layer.name in chosen else layer for layer in layers]

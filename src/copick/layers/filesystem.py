@@ -1,0 +1,193 @@
+"""A project in a directory, here or on any file system that fsspec reaches."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from copick.errors import ConfigError, CopickError, FormatError, LayerError, NotFoundError
+from copick.kinds import Kind, Ref, check_name
+from copick.layers.layer import Layer
+from copick.layers.places import LocalPlace, Place, RemotePlace, filesystem_class
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zarr.abc.store import Store
+
+    from copick.config import CopickConfigFS
+    from copick.meta import Meta
+
+logger = logging.getLogger(__name__)
+
+GROUP = b'{\n    "zarr_format": 2\n}'
+"""What an empty zarr group is on disk."""
+
+
+class FilesystemLayer(Layer):
+    """The copick directory layout under one root."""
+
+    def __init__(self, config: CopickConfigFS, name: str) -> None:
+        self.name, self.read_only, self.config = name, config.read_only, config
+        self.is_local = config.protocol == "file"
+        self.place: Place = (
+            LocalPlace(config.root) if self.is_local else RemotePlace(config.root, config.fs_args, config.timeout_s)
+        )
+        # Directories whose names are not what we would write ("VoxelSpacing10"), and what a remote place was seen to hold.
+        self._odd_names: dict[Ref, str] = {}
+        self._seen: set[Ref] = set()
+
+    def __repr__(self) -> str:
+        return f"<FilesystemLayer {self.name!r} {self.config.root}{' (read-only)' if self.read_only else ''}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_seen": set()}
+
+    def check(self) -> None:
+        """Refuse a config that cannot work, as far as it can be known without a request. Raises ConfigError."""
+        if not self.is_local:
+            filesystem_class(self.config.protocol)
+        elif problem := self.place.missing_root(self.read_only):
+            raise ConfigError(f"layer {self.name!r}: root {self.place.root!r} cannot be used: {problem}")
+
+    def path(self, ref: Ref) -> str:
+        """Where `ref` lies, relative to the root."""
+        name = self._odd_names.get(ref) or ref.file_name
+        above = [self.path(ref.parent)] if ref.parent else []
+        return "/".join([*above, *([ref.kind.folder] if ref.kind.folder else []), name])
+
+    def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
+        folder = "/".join([*([self.path(parent)] if parent else []), *([kind.folder] if kind.folder else [])])
+        with self._asking(folder):
+            try:
+                entries = self.place.entries(folder)
+            except (FileNotFoundError, NotADirectoryError):
+                if parent is None and (problem := self.place.missing_root(self.read_only)):
+                    raise LayerError(
+                        f"layer {self.name!r}: root {self.config.root!r} cannot be listed: {problem}; check the address"
+                    ) from None
+                return []
+        found: dict[Ref, Meta] = {}
+        for name, is_folder in sorted(entries):
+            if is_folder == (kind.payload == "document") or kind.hides(name):
+                continue
+            if (meta := self._parsed(kind, name, folder)) is not None:
+                self._note(kind.ref(meta, parent), meta, name, folder, found)
+        if not self.is_local:
+            self._seen.update(found)
+        return [found[ref] for ref in sorted(found, key=lambda ref: ref.values)]
+
+    def _parsed(self, kind: Kind, name: str, folder: str) -> Meta | None:
+        try:
+            check_name(name, "file name")
+        except FormatError as error:
+            logger.warning("skipped a file in layer %r, %s: %s", self.name, folder, error)
+            return None
+        return kind.parse(name, f"{self.config.root}/{folder}")
+
+    def _note(self, ref: Ref, meta: Meta, name: str, folder: str, found: dict[Ref, Meta]) -> None:
+        """Add an entity to a listing; of two names for the same one ("VoxelSpacing10", "...10.000") ours wins."""
+        self._odd_names.pop(ref, None)
+        try:
+            ours = ref.file_name
+        except FormatError:  # readable although we would not write it
+            ours = None
+        if ref in found:
+            logger.warning("layer %r: %s holds %s twice; %r is ignored", self.name, folder, ref, name if name != ours else "")
+            if name != ours:
+                return
+        if name != ours:
+            self._odd_names[ref] = name
+        found[ref] = meta
+
+    def exists(self, ref: Ref) -> bool:
+        path = self.path(ref)
+        with self._asking(path):
+            if ref.kind.payload == "document":
+                return self.place.has_file(path)
+            if ref.kind.payload == "folder" or self.is_local:
+                return self.place.has_folder(path)
+            # The group's own file answers with one request as a rule; a directory may take an object store several.
+            return self.place.has_file(f"{path}/.zgroup") or self.place.has_folder(path)
+
+    def create(self, ref: Ref) -> None:
+        self.check_writable(ref)
+        for each in ref.walk():
+            path = self.path(each)
+            if self.exists(each):
+                continue
+            with self._asking(path):
+                if each.kind.payload == "document":
+                    self.place.write(path, b"")
+                else:
+                    self.place.make_folder(path)
+                    # A file inside makes directories exist on object stores, too.
+                    name, content = (".zgroup", GROUP) if each.kind.payload == "array" else (".meta", b"meta")
+                    self.place.write(f"{path}/{name}", content)
+
+    def delete(self, ref: Ref) -> None:
+        self.check_writable(ref)
+        self._seen.clear()
+        path = self.path(ref)
+        if not self.exists(ref):
+            raise self._missing(ref)
+        with self._asking(path):
+            self.place.remove(path)
+
+    def load(self, ref: Ref) -> bytes:
+        path = self.path(ref)
+        with self._asking(path):
+            try:
+                return self.place.read(path)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise self._missing(ref) from None
+
+    def save(self, ref: Ref, document: bytes) -> None:
+        self.check_writable(ref)
+        path = self.path(ref)
+        with self._asking(path):
+            self.place.write(path, document)
+
+    def store(self, ref: Ref, *, write: bool = False) -> Store:
+        if write:
+            self.check_writable(ref)
+        elif ref not in self._seen and not self.exists(ref):
+            raise self._missing(ref)
+        path = self.path(ref)
+        with self._asking(path):
+            return self.place.store(path, read_only=not write)
+
+    def refresh(self, ref: Ref | None = None) -> None:
+        self._seen.clear()
+        self.place.forget()
+
+    def _missing(self, ref: Ref) -> NotFoundError:
+        return NotFoundError(f"layer {self.name!r} has no {ref} (looked for {self.config.root}/{self.path(ref)})")
+
+    @contextlib.contextmanager
+    def _asking(self, path: str) -> Iterator[None]:
+        """Turn whatever the place raises into a LayerError that says what to do."""
+        try:
+            yield
+        except CopickError:
+            raise
+        except Exception as error:  # noqa: BLE001 (fsspec filesystems raise what their libraries raise)
+            where = f"{self.config.root}/{path}".rstrip("/")
+            raise LayerError(f"layer {self.name!r}: {where} failed: {_cause(error)}; {self._advice(error)}") from error
+
+    def _advice(self, error: BaseException) -> str:
+        text = f"{type(error).__name__} {getattr(error, 'status', '')} {error}"
+        if "Credentials" in text:
+            return 'state credentials in fs_args, or {"anon": true} for a public bucket'
+        if isinstance(error, PermissionError) or any(word in text for word in (" 401", " 403", "Forbidden", "AccessDenied")):
+            return "check that you may read it (credentials in fs_args)" if not self.is_local else "check its permissions"
+        if isinstance(error, TimeoutError) or "Timeout" in text:
+            return f"it did not answer within timeout_s={self.config.timeout_s:g}; try again, or raise timeout_s"
+        if isinstance(error, OSError) and self.is_local:
+            return "check the disk"
+        return "check the address and the network, and try again"
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

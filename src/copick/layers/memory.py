@@ -1,0 +1,87 @@
+"""A layer in a dict: the reference for what a layer must do, and a test double."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from copick.errors import NotFoundError
+from copick.kinds import Kind, Ref
+from copick.layers.layer import Layer
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+    from zarr.storage import MemoryStore
+
+    from copick.meta import Meta
+
+
+class MemoryLayer(Layer):
+    """Lives and dies with its process; a pickled one arrives with a copy of its documents and arrays."""
+
+    def __init__(self, name: str, *, read_only: bool = False) -> None:
+        self.name, self.read_only = name, read_only
+        self.documents: dict[Ref, bytes] = {}
+        self.arrays: dict[Ref, MemoryStore] = {}
+        self.folders: set[Ref] = set()
+
+    def __repr__(self) -> str:
+        return f"<MemoryLayer {self.name!r}{' (read-only)' if self.read_only else ''}>"
+
+    def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
+        held = {*self.documents, *self.arrays, *self.folders}
+        children = sorted((r for r in held if r.kind is kind and r.parent == parent), key=lambda r: r.values)
+        return [kind.meta(**dict(zip(kind.identity, child.values, strict=True))) for child in children]
+
+    def exists(self, ref: Ref) -> bool:
+        return ref in self.documents or ref in self.arrays or ref in self.folders
+
+    def create(self, ref: Ref) -> None:
+        self.check_writable(ref)
+        for each in ref.walk():
+            self._make(each)
+
+    def _make(self, ref: Ref) -> None:
+        _ = ref.path  # refuses names that no layer could hold
+        if ref.kind.payload == "document":
+            self.documents.setdefault(ref, b"")
+        elif ref.kind.payload == "folder":
+            self.folders.add(ref)
+        elif ref not in self.arrays:
+            import zarr
+            from zarr.storage import MemoryStore
+
+            self.arrays[ref] = MemoryStore()
+            zarr.create_group(self.arrays[ref], zarr_format=2)
+
+    def delete(self, ref: Ref) -> None:
+        self.check_writable(ref)
+        if not self.exists(ref):
+            raise self._missing(ref)
+        self.documents = {r: v for r, v in self.documents.items() if not r.within(ref)}
+        self.arrays = {r: v for r, v in self.arrays.items() if not r.within(ref)}
+        self.folders = {r for r in self.folders if not r.within(ref)}
+
+    def load(self, ref: Ref) -> bytes:
+        try:
+            return self.documents[ref]
+        except KeyError:
+            raise self._missing(ref) from None
+
+    def save(self, ref: Ref, document: bytes) -> None:
+        self.create(ref)
+        self.documents[ref] = document
+
+    def store(self, ref: Ref, *, write: bool = False) -> Store:
+        if write:
+            self.create(ref)
+            return self.arrays[ref]
+        try:
+            return self.arrays[ref].with_read_only(True)
+        except KeyError:
+            raise self._missing(ref) from None
+
+    def refresh(self, ref: Ref | None = None) -> None:
+        pass
+
+    def _missing(self, ref: Ref) -> NotFoundError:
+        return NotFoundError(f"layer {self.name!r} has no {ref}")

@@ -1,0 +1,313 @@
+"""Directories, local or remote: what a filesystem layer needs of them.
+
+Paths are relative to the root of the project, with `/`. A place says FileNotFoundError for what is not there; every other
+failure is its layer's to explain.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import unquote
+
+from copick.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zarr.abc.store import Store
+
+
+class Entry(NamedTuple):
+    name: str
+    is_folder: bool
+
+
+class Place(Protocol):
+    """A tree of files."""
+
+    root: str
+
+    def entries(self, path: str) -> list[Entry]: ...
+    def has_file(self, path: str) -> bool: ...
+    def has_folder(self, path: str) -> bool: ...
+    def read(self, path: str) -> bytes: ...
+    def write(self, path: str, content: bytes) -> None:
+        """Replace the file in one step, making its directories."""
+
+    def make_folder(self, path: str) -> None: ...
+    def remove(self, path: str) -> None: ...
+    def store(self, path: str, read_only: bool) -> Store: ...
+    def missing_root(self, read_only: bool) -> str | None:
+        """What is wrong with the root itself, if it is not there and should be."""
+
+    def forget(self) -> None:
+        """Drop listings that were remembered."""
+
+
+class LocalPlace:
+    """A directory of this machine."""
+
+    def __init__(self, root: str) -> None:
+        self.root = local_path(root)
+
+    def _at(self, path: str) -> str:
+        return os.path.join(self.root, *path.split("/")) if path else self.root
+
+    def entries(self, path: str) -> list[Entry]:
+        with os.scandir(self._at(path)) as found:
+            return [Entry(entry.name, entry.is_dir()) for entry in found]
+
+    def has_file(self, path: str) -> bool:
+        return os.path.isfile(self._at(path))
+
+    def has_folder(self, path: str) -> bool:
+        return os.path.isdir(self._at(path))
+
+    def read(self, path: str) -> bytes:
+        return Path(self._at(path)).read_bytes()
+
+    def write(self, path: str, content: bytes) -> None:
+        target = self._at(path)
+        folder = os.path.dirname(target)
+        os.makedirs(folder, exist_ok=True)
+        # In the same directory, so that the rename is atomic; hidden, so that no listing shows it.
+        temporary = os.path.join(folder, f".copick-{secrets.token_hex(8)}.tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+                file.write(content)
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def make_folder(self, path: str) -> None:
+        os.makedirs(self._at(path), exist_ok=True)
+
+    def remove(self, path: str) -> None:
+        target = self._at(path)
+        if os.path.isdir(target) and not os.path.islink(target):
+            shutil.rmtree(target)
+        else:
+            os.unlink(target)
+
+    def store(self, path: str, read_only: bool) -> Store:
+        from zarr.storage import LocalStore
+
+        return LocalStore(self._at(path), read_only=read_only)
+
+    def missing_root(self, read_only: bool) -> str | None:
+        if os.path.isdir(self.root):
+            return None
+        if os.path.lexists(self.root):
+            return "it is not a directory"
+        return "there is no such directory" if read_only else None  # a writable one is made on the first write
+
+    def forget(self) -> None:
+        pass
+
+
+class RemotePlace:
+    """A directory of any fsspec filesystem."""
+
+    def __init__(self, url: str, fs_args: dict[str, Any], timeout_s: float) -> None:
+        self.url, self.fs_args, self.timeout_s = url.rstrip("/"), fs_args, timeout_s
+        self.protocol = url.partition("://")[0]
+        self.is_http = self.protocol in {"http", "https"}
+        self._open: dict[tuple[str, int], tuple[Any, str]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    @property
+    def fs(self) -> Any:
+        return self._opened("sync")[0]
+
+    @property
+    def root(self) -> str:
+        return self._opened("sync")[1]
+
+    def _opened(self, mode: str) -> tuple[Any, str]:
+        """The filesystem and the root's path in it. Connections do not survive a fork: each process has its own."""
+        key = (mode, os.getpid())
+        if key not in self._open:
+            self._open = {k: v for k, v in self._open.items() if k[1] == key[1]}
+            self._open[key] = self._connected(asynchronous=mode == "async")
+        return self._open[key]
+
+    def _connected(self, asynchronous: bool) -> tuple[Any, str]:
+        import fsspec
+
+        cls = filesystem_class(self.protocol)
+        options = with_timeouts(self.protocol, self.fs_args, self.timeout_s)
+        if asynchronous and cls.async_impl:
+            options["asynchronous"] = True
+        # Without the instance cache: two layers must not share a listing cache, a process not its parent's sockets.
+        fs, root = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
+        if asynchronous and not cls.async_impl:
+            from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+            fs = AsyncFileSystemWrapper(fs, asynchronous=True)
+        return fs, str(root).rstrip("/") if self.is_http else str(root)
+
+    def _at(self, path: str) -> str:
+        if self.is_http:
+            from urllib.parse import quote
+
+            path = quote(path)
+        return f"{self.root}/{path}" if path else self.root
+
+    def entries(self, path: str) -> list[Entry]:
+        folder = self._at(path)
+        listed = self.fs.ls(folder + "/" if self.is_http else folder, detail=True)
+        found = []
+        for item in listed:
+            full, is_folder = str(item["name"]), item["type"] == "directory"
+            name = _name_in(full, folder) if self.is_http else full.rstrip("/").rpartition("/")[2]
+            if name:
+                found.append(Entry(name, is_folder))
+        if not self.is_http and [item["name"] for item in listed] == [folder] and not found_folder(listed):
+            raise FileNotFoundError(folder)  # some filesystems list a file as itself
+        return found
+
+    def has_file(self, path: str) -> bool:
+        try:
+            if self.is_http:  # its own exists() takes a refusal for an absence
+                self.fs.cat_file(self._at(path), start=0, end=1)
+                return True
+            return bool(self.fs.info(self._at(path))["type"] == "file")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def has_folder(self, path: str) -> bool:
+        try:
+            if self.is_http:
+                self.fs.ls(self._at(path) + "/", detail=True)
+                return True
+            return bool(self.fs.info(self._at(path))["type"] == "directory")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def read(self, path: str) -> bytes:
+        return bytes(self.fs.cat_file(self._at(path)))
+
+    def write(self, path: str, content: bytes) -> None:
+        target = self._at(path)
+        self._make_parent(target)
+        self.fs.pipe_file(target, content)
+        self.forget()
+
+    def _make_parent(self, target: str) -> None:
+        if self.protocol not in {"s3", "s3a", "gs", "gcs", "abfs", "az"}:  # these have no directories to make
+            self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+
+    def make_folder(self, path: str) -> None:
+        self._make_parent(self._at(path) + "/")
+        self.forget()
+
+    def remove(self, path: str) -> None:
+        self.fs.rm(self._at(path), recursive=True)
+        self.forget()
+
+    def store(self, path: str, read_only: bool) -> Store:
+        from zarr.storage import FsspecStore
+
+        fs, _ = self._opened("async")
+        return FsspecStore(fs, read_only=read_only, path=self._at(path))
+
+    def missing_root(self, read_only: bool) -> str | None:
+        if self.protocol in {"s3", "s3a"}:
+            bucket, _, prefix = self.root.partition("/")
+            try:
+                # One key is enough to know. A new project in an existing bucket has none yet.
+                self.fs.info(self.root if read_only else bucket)
+            except FileNotFoundError:
+                return f"there is nothing under {prefix!r}" if read_only and prefix else f"there is no bucket {bucket!r}"
+            return None
+        if self.protocol == "memory":
+            return None
+        if (read_only or self.is_http) and not self.has_folder(""):
+            return "there is no such directory"
+        return None
+
+    def forget(self) -> None:
+        if ("sync", os.getpid()) in self._open:
+            self.fs.invalidate_cache()
+
+
+def found_folder(listed: list[dict[str, Any]]) -> bool:
+    return any(item["type"] == "directory" for item in listed)
+
+
+def local_path(root: str) -> str:
+    """The absolute path that a path or a `local://` or `file://` URL stands for."""
+    match = re.match(r"(?:local|file)://", root)
+    path = root[match.end() :] if match else root
+    if os.name == "nt" and re.match(r"/[A-Za-z]:", path):
+        path = path[1:]
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _name_in(url: str, folder: str) -> str:
+    """The name of a direct child, from the address a page links to; empty for links to anything else."""
+    here, there = re.sub(r"^https?:", "", unquote(folder)), re.sub(r"^https?:", "", url)
+    if "?" in there or "#" in there or not unquote(there).startswith(here + "/"):
+        return ""
+    name = there.rstrip("/").rpartition("/")[2]
+    inside = unquote(there)[len(here) + 1 :].rstrip("/")
+    name = unquote(name)
+    return name if inside == name and "/" not in name else ""
+
+
+def filesystem_class(protocol: str) -> Any:
+    """The fsspec class of a protocol. Raises ConfigError saying what to install or what the protocols are."""
+    from fsspec import get_filesystem_class
+    from fsspec.registry import available_protocols
+
+    from copick.config import nearest
+
+    try:
+        return get_filesystem_class(protocol)
+    except ValueError:
+        hint = nearest(protocol, available_protocols())
+        raise ConfigError(f"there is no file system {protocol!r}{hint}") from None
+    except ImportError as error:
+        extra = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http", "ssh": "ssh", "sftp": "ssh", "smb": "smb"}
+        hint = f'; try: pip install "copick[{extra[protocol]}]"' if protocol in extra else ""
+        raise ConfigError(f"{protocol}:// needs a package that is not installed ({error}){hint}") from error
+
+
+def _http_timeouts(options: dict[str, Any], timeout_s: float) -> None:
+    import aiohttp
+
+    client = options.get("client_kwargs") or {}
+    if "timeout" not in client:
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
+        options["client_kwargs"] = {**client, "timeout": limit}
+
+
+def _s3_timeouts(options: dict[str, Any], timeout_s: float) -> None:
+    given = options.get("config_kwargs") or {}
+    limits = {"connect_timeout": timeout_s, "read_timeout": timeout_s, "retries": {"max_attempts": 2, "mode": "standard"}}
+    options["config_kwargs"] = {**limits, **given}
+
+
+_TIMEOUTS: dict[str, Callable[[dict[str, Any], float], None]] = {
+    "http": _http_timeouts,
+    "https": _http_timeouts,
+    "s3": _s3_timeouts,
+    "s3a": _s3_timeouts,
+}
+
+
+def with_timeouts(protocol: str, fs_args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """`fs_args` with time limits, unless the user stated some. fsspec waits for ever by default."""
+    options = dict(fs_args)
+    if protocol in _TIMEOUTS:
+        _TIMEOUTS[protocol](options, timeout_s)
+    return options

@@ -1,0 +1,198 @@
+"""What is known about each entity, and the documents that picks are stored as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from copick.errors import FormatError
+from copick.util.escape import check_clean
+
+VoxelSize = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""Edge of a cubic voxel in ångström."""
+
+M = TypeVar("M", bound="Meta")
+
+
+class Meta(BaseModel):
+    """Base of what layers list."""
+
+    def filled(self: M, other: Meta) -> M:
+        """This metadata with what it lacks taken from `other`; what it has is never changed."""
+        lacking = {
+            name: theirs
+            for name in type(self).model_fields
+            if getattr(self, name) is None and (theirs := getattr(other, name, None)) is not None
+        }
+        return self.model_copy(update=lacking) if lacking else self
+
+
+class CopickRunMeta(Meta):
+    name: str
+
+
+class CopickVoxelSpacingMeta(Meta):
+    voxel_size: VoxelSize
+
+
+class CopickTomogramMeta(Meta):
+    tomo_type: str
+
+
+class CopickSegmentationMeta(Meta):
+    user_id: str
+    session_id: str
+    name: str
+    is_multilabel: bool = False
+    voxel_size: VoxelSize
+
+
+def _label(label: int | None) -> int | None:
+    if label == 0:
+        raise ValueError("label 0 is reserved for the background; use 1 or more")
+    if label is not None and label < 0:
+        raise ValueError("labels are values of unsigned masks; use 1 or more")
+    return label
+
+
+Channel = Annotated[int, Field(ge=0, le=255)]
+
+
+class PickableObject(Meta):
+    """One kind of thing that is looked for in the tomograms of a project."""
+
+    name: Annotated[str, AfterValidator(lambda name: check_clean(name, "object name"))]
+    is_particle: bool
+    """Found as points (True) or as a region (False)."""
+    label: Annotated[int | None, AfterValidator(_label)] = 1
+    """Its value in multilabel segmentations."""
+    color: tuple[Channel, Channel, Channel, Channel] = (100, 100, 100, 255)
+    emdb_id: str | None = None
+    pdb_id: str | None = None
+    identifier: str | None = None
+    """Accession in an ontology or database, for example GO:0022626."""
+    map_threshold: float | None = None
+    radius: float | None = None
+    """In ångström."""
+    metadata: Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_go_id(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "go_id" in data:
+            data = dict(data)
+            go_id = data.pop("go_id")
+            data.setdefault("identifier", go_id)
+        return data
+
+    @property
+    def go_id(self) -> str | None:
+        """The older name of `identifier`."""
+        return self.identifier
+
+    @go_id.setter
+    def go_id(self, value: str | None) -> None:
+        self.identifier = value
+
+
+class CopickLocation(BaseModel):
+    """A position in ångström from the corner of the volume."""
+
+    x: float
+    y: float
+    z: float
+
+
+IDENTITY = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+
+
+def _rows(matrix: Any) -> Any:
+    return matrix.tolist() if isinstance(matrix, np.ndarray) else matrix
+
+
+def _affine(matrix: list[list[float]]) -> list[list[float]]:
+    if len(matrix) != 4 or any(len(row) != 4 for row in matrix):
+        raise ValueError("a transformation is a 4x4 matrix")
+    if matrix[3] != IDENTITY[3]:
+        raise ValueError(f"the last row of a transformation is [0, 0, 0, 1], not {matrix[3]}")
+    return matrix
+
+
+class CopickPoint(BaseModel):
+    """One pick: where it is, and how the object is turned and shifted there.
+
+    The object's own position is `location` plus the translation of `transformation`, both in ångström and (x, y, z).
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="constants", validate_assignment=True)
+
+    location: CopickLocation
+    transformation_: Annotated[list[list[float]], BeforeValidator(_rows), AfterValidator(_affine)] = Field(
+        default_factory=lambda: [list(row) for row in IDENTITY]
+    )
+    instance_id: int = 0
+    score: float = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_transformation(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and "transformation" in data:
+            data = dict(data)
+            data.setdefault("transformation_", data.pop("transformation"))
+        return data
+
+    @property
+    def transformation(self) -> npt.NDArray[np.float64]:
+        """Object frame → tomogram frame, (4, 4)."""
+        return np.array(self.transformation_, dtype=np.float64)
+
+    @transformation.setter
+    def transformation(self, value: npt.ArrayLike) -> None:
+        self.transformation_ = np.asarray(value, dtype=np.float64).tolist()
+
+
+class CopickPicksFile(Meta):
+    """The document of a set of picks: one object in one run, by one user in one session."""
+
+    # Keys this version does not know belong to someone: they survive a rewrite.
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="constants")
+
+    pickable_object_name: str
+    user_id: str
+    session_id: str
+    run_name: str | None = None
+    voxel_spacing: float | None = None
+    unit: str = "angstrom"
+    points: list[CopickPoint] = Field(default_factory=list)
+    trust_orientation: bool = True
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=4).encode()
+
+    @classmethod
+    def from_json(cls, document: bytes, where: str) -> CopickPicksFile:
+        """Read a document; `where` names it in errors. Raises FormatError."""
+        try:
+            return cls.model_validate_json(document)
+        except ValidationError as error:
+            raise FormatError(f"{where} is not a picks document: {describe(error)}") from error
+
+
+def describe(error: ValidationError, limit: int = 3) -> str:
+    """What is wrong, in one line: field and reason, for the first few problems."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    lines = [f"{'.'.join(map(str, p['loc'])) or 'document'}: {p['msg']}" for p in problems[:limit]]
+    more = [f"and {len(problems) - limit} more"] if len(problems) > limit else []
+    return "; ".join(lines + more)

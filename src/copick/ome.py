@@ -1,0 +1,234 @@
+"""OME-Zarr multiscale volumes: find their levels, write them.
+
+Reads NGFF 0.4 (`.zattrs`) and 0.5 (`zarr.json`, under `ome`). Arrays are z, y, x; voxel sizes are in ångström.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from copick.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+    import zarr
+    from zarr.abc.store import Store
+
+CHUNKS = (256, 256, 256)
+
+ANGSTROM = {
+    "angstrom": 1.0,
+    "picometer": 1e-2,
+    "nanometer": 1e1,
+    "micrometer": 1e4,
+    "millimeter": 1e7,
+    "centimeter": 1e8,
+    "meter": 1e10,
+}
+
+
+class Level(NamedTuple):
+    """One resolution of a volume."""
+
+    path: str
+    scale: tuple[float, ...]
+    """Voxel size along the array's axes; ångström for spatial ones."""
+
+
+def levels(attributes: Mapping[str, Any], where: str) -> list[Level]:
+    """The levels that a group's attributes describe, finest first; none if they describe no multiscale image.
+
+    Raises:
+        FormatError: They claim to, but cannot be understood.
+    """
+    ome = attributes.get("ome")
+    multiscales = (ome if isinstance(ome, Mapping) else attributes).get("multiscales")
+    if not multiscales:
+        return []
+    try:
+        image = multiscales[0]
+        units = [_factor(axis) for axis in image.get("axes", [])]
+        return [Level(str(item["path"]), _scale(item, image, units)) for item in image["datasets"]]
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise FormatError(f"{where}: the multiscales metadata cannot be understood ({error!r})") from error
+
+
+def _factor(axis: Any) -> float:
+    """Ångström per unit of an axis; 1 for axes that are no lengths. (NGFF 0.3 and older name axes by a letter.)"""
+    unit = axis.get("unit") if isinstance(axis, Mapping) else None
+    return ANGSTROM.get(str(unit), 1.0)
+
+
+def _scale(item: Mapping[str, Any], image: Mapping[str, Any], units: Sequence[float]) -> tuple[float, ...]:
+    steps = [*item.get("coordinateTransformations", []), *image.get("coordinateTransformations", [])]
+    total: list[float] = []
+    for step in steps:
+        if step.get("type") == "scale":
+            factors = [float(value) for value in step["scale"]]
+            total = [a * b for a, b in zip(total, factors, strict=True)] if total else factors
+    if not total:
+        raise ValueError("a dataset without a scale")
+    return tuple(value * unit for value, unit in zip(total, units or [1.0] * len(total), strict=True))
+
+
+def voxel_size(attributes: Mapping[str, Any], where: str) -> float:
+    """Voxel size of the finest level in ångström. Raises FormatError if the attributes state none."""
+    found = levels(attributes, where)
+    if not found or len(found[0].scale) < 3:
+        raise FormatError(f"{where}: states no voxel size (no multiscales metadata with a scale)")
+    return found[0].scale[-3]
+
+
+def multiscales(paths: Sequence[str], size: float, version: Literal["0.4", "0.5"]) -> dict[str, Any]:
+    """The metadata of a volume whose level i has voxels of `size` · 2^i ångström."""
+    image: dict[str, Any] = {
+        "axes": [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"],
+        "datasets": [
+            {"path": path, "coordinateTransformations": [{"type": "scale", "scale": [size * 2**i] * 3}]}
+            for i, path in enumerate(paths)
+        ],
+        "metadata": {},
+        "name": "/",
+    }
+    if version == "0.4":
+        return {"multiscales": [{**image, "version": "0.4"}]}
+    return {"ome": {"version": "0.5", "multiscales": [image]}}
+
+
+def halved_mean(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Means of 2×2×2 blocks; odd edges are padded with zeros."""
+    depth = -(-data.shape[0] // 2)
+    result = np.empty((depth, *(-(-n // 2) for n in data.shape[1:])), data.dtype)
+    wide = np.float64 if data.dtype.kind in "iub" or data.dtype.itemsize > 4 else np.float32
+    pad = [(0, 0), *((0, n % 2) for n in data.shape[1:])]
+    for z in range(depth):  # one pair of slices at a time: the sums of a whole volume would be several times its size
+        pair = data[2 * z : 2 * z + 2].sum(axis=0, dtype=wide)[np.newaxis]
+        padded = np.pad(pair, pad)[0]
+        mean = (padded[0::2, 0::2] + padded[1::2, 0::2] + padded[0::2, 1::2] + padded[1::2, 1::2]) / wide(8)
+        result[z] = np.rint(mean) if data.dtype.kind in "iu" else mean
+    return result
+
+
+def halved_nearest(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Every second voxel: labels must not be averaged."""
+    return data[::2, ::2, ::2]
+
+
+def write_volume(
+    store: Store,
+    data: npt.NDArray[Any],
+    voxel_size: float,
+    *,
+    levels: int,
+    labels: bool = False,
+    chunks: tuple[int, ...] = CHUNKS,
+    zarr_format: Literal[2, 3] = 2,
+) -> None:
+    """Replace what `store` holds by `data` and `levels - 1` coarser copies.
+
+    The description of the levels is written last: a volume that a crash left half-written does not claim to be whole.
+
+    Args:
+        store: Rooted at the volume's group.
+        data: z, y, x.
+        voxel_size: Of `data`, in ångström.
+        labels: Coarser levels take the nearest voxel instead of the mean.
+        zarr_format: 2 writes NGFF 0.4, 3 writes NGFF 0.5.
+    """
+    import zarr
+
+    if data.ndim != 3:
+        raise ValueError(f"a volume has the axes z, y, x; found an array of shape {data.shape}")
+    if levels < 1:
+        raise ValueError(f"levels must be 1 or more, not {levels}")
+    group = zarr.create_group(store, overwrite=True, zarr_format=zarr_format)
+    paths = [str(i) for i in range(levels)]
+    for path in paths:
+        if path != "0":
+            data = halved_nearest(data) if labels else halved_mean(data)
+        new_array(store, path, data.shape, data.dtype, chunks, zarr_format)[...] = data
+    group.attrs.update(multiscales(paths, voxel_size, "0.4" if zarr_format == 2 else "0.5"))
+
+
+def new_array(
+    store: Store,
+    path: str,
+    shape: tuple[int, ...],
+    dtype: npt.DTypeLike,
+    chunks: tuple[int, ...] = CHUNKS,
+    zarr_format: Literal[2, 3] = 2,
+) -> zarr.Array[Any]:
+    """An empty array as the tools of the field expect it: Blosc lz4 chunks in nested directories."""
+    import zarr
+
+    if zarr_format == 2:
+        import numcodecs
+
+        codec: Any = numcodecs.Blosc(cname="lz4", clevel=5, shuffle=1)
+        keys = {"name": "v2", "separator": "/"}
+    else:
+        codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")
+        keys = {"name": "default", "separator": "/"}
+    return zarr.create_array(
+        store,
+        name=path,
+        shape=shape,
+        dtype=np.dtype(dtype),
+        chunks=chunks,
+        compressors=codec,
+        fill_value=0,
+        zarr_format=zarr_format,
+        chunk_key_encoding=keys,  # type: ignore[arg-type]
+    )
+
+
+def smallest_unsigned(data: npt.NDArray[Any]) -> np.dtype[Any]:
+    """The smallest unsigned type that holds the labels in `data`, uint8 or wider.
+
+    Raises:
+        ValueError: A label is negative, fractional or not finite.
+    """
+    if data.dtype == np.bool_ or data.size == 0:
+        return np.dtype(np.uint8)
+    _check_whole(data)
+    low, high = data.min(), data.max()
+    if low < 0:
+        raise ValueError(f"labels must not be negative; found {low}")
+    return max(np.dtype(np.uint8), np.min_scalar_type(int(high)))
+
+
+def exact_cast(data: npt.NDArray[Any], dtype: npt.DTypeLike, what: str) -> npt.NDArray[Any]:
+    """`data` as `dtype`, which must be able to hold it; between floats, rounding is allowed but not overflow.
+
+    Raises:
+        ValueError: Values are fractional or out of range.
+    """
+    target = np.dtype(dtype)
+    if data.dtype == target or np.can_cast(data.dtype, target, "safe") or data.size == 0:
+        return data.astype(target, copy=False)
+    if data.dtype.kind not in "biuf" or target.kind not in "iuf":
+        raise ValueError(f"{what}: {data.dtype} data cannot become {target}")
+    low, high = data.min(), data.max()
+    if target.kind == "f":
+        limit = np.finfo(target).max
+        finite = np.abs(data[np.isfinite(data)]) if data.dtype.kind == "f" else np.abs(data.astype(np.float64))
+        if finite.size and finite.max() > limit:
+            raise ValueError(f"{what}: {data.dtype} data up to {finite.max():g} do not fit {target}")
+        return data.astype(target)
+    _check_whole(data)
+    bounds = np.iinfo(target)
+    if int(low) < bounds.min or int(high) > bounds.max:
+        raise ValueError(f"{what}: values from {low} to {high} do not fit {target} ({bounds.min} to {bounds.max})")
+    return data.astype(target)
+
+
+def _check_whole(data: npt.NDArray[Any]) -> None:
+    if data.dtype.kind not in "biuf":
+        raise ValueError(f"labels must be whole numbers, not {data.dtype}")
+    if data.dtype.kind == "f" and not (np.isfinite(data).all() and (data == np.trunc(data)).all()):
+        raise ValueError("labels must be whole numbers; found fractions or values that are not finite")

@@ -1,0 +1,1 @@
+"""Small leaf modules that everything may use."""
