@@ -1,0 +1,87 @@
+"""One dataset API over every place a cryo-electron-tomography project is kept.
+
+    import copick
+
+    root = copick.from_file("project.json")
+    for run in root.runs:
+        tomogram = run.get_voxel_spacing(10.0).get_tomogram("wbp")
+        patch = tomogram.numpy(z=slice(0, 64))
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import os
+
+    from copick.config import CacheChoice
+    from copick.models import CopickRoot
+
+__version__ = "2.0.0"
+
+_ENTITIES = (
+    "CopickRoot",
+    "CopickRun",
+    "CopickVoxelSpacing",
+    "CopickTomogram",
+    "CopickPicks",
+    "CopickSegmentation",
+    "CopickObject",
+)
+_ERRORS = (
+    "CopickError",
+    "ConfigError",
+    "NotFoundError",
+    "AlreadyExistsError",
+    "ReadOnlyError",
+    "FormatError",
+    "LayerError",
+    "CacheError",
+)
+_MODULES = ("arrays", "config", "errors", "kinds", "layers", "meta", "models", "multilayer", "ome", "util")
+
+# What is not needed to import copick is imported when it is first used.
+_HOMES = {**dict.fromkeys(_ENTITIES, "copick.models"), **dict.fromkeys(_ERRORS, "copick.errors")}
+
+__all__ = ["__version__", "from_file", "from_string", *_ENTITIES, *_ERRORS]  # noqa: PLE0604
+
+
+def from_file(path: str | os.PathLike[str], cache: CacheChoice = None) -> CopickRoot:
+    """Open the project that a config file describes.
+
+    Args:
+        path: A JSON config file.
+        cache: A directory, the fields of a cache config, or a `CopickConfigCache`: cache remote layers there. `False`: no
+            cache, whatever the config or the environment say. Default: as the config says; without a cache there, as
+            `COPICK_CACHE_DIR` and `COPICK_CACHE_SIZE` say.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ConfigError: It cannot be used; the text names the field and what is expected.
+    """
+    from copick.config import read_config
+    from copick.multilayer import open_config
+
+    return open_config(read_config(path), cache)
+
+
+def from_string(data: str, cache: CacheChoice = None) -> CopickRoot:
+    """Open the project that a JSON config describes. As `from_file`."""
+    from copick.config import parse_config
+    from copick.multilayer import open_config
+
+    return open_config(parse_config(data), cache)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"copick.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'copick' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

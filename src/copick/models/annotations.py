@@ -1,0 +1,198 @@
+"""What people and tools add to a run: points, and what all annotations share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from copick.errors import ConfigError, NotFoundError
+from copick.kinds import PICKS
+from copick.meta import CopickLocation, CopickPicksFile, CopickPoint
+from copick.models.entity import Entity
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from copick.models.tree import CopickRun
+
+TOOL_SESSION = "0"
+"""The session id that marks what a tool made."""
+
+
+class Annotation(Entity):
+    """Something that a user or a tool made in a session."""
+
+    @property
+    def user_id(self) -> str:
+        user: str = self.meta.user_id
+        return user
+
+    @property
+    def session_id(self) -> str:
+        session: str = self.meta.session_id
+        return session
+
+    @property
+    def from_tool(self) -> bool:
+        return self.session_id == TOOL_SESSION
+
+    @property
+    def from_user(self) -> bool:
+        return not self.from_tool
+
+
+class CopickPicks(Annotation):
+    """Points of one object in one run."""
+
+    kind = PICKS
+    meta: CopickPicksFile
+
+    def __init__(self, parent: Any, meta: CopickPicksFile, config: Any = None) -> None:
+        super().__init__(parent, meta, config)
+        self._loaded = False
+        self._listed = frozenset(meta.model_fields_set)  # known from the file name; anything more was set by a caller
+
+    @property
+    def run(self) -> CopickRun:
+        run: CopickRun = self.parent  # type: ignore[assignment]
+        return run
+
+    @property
+    def pickable_object_name(self) -> str:
+        return self.meta.pickable_object_name
+
+    @property
+    def trust_orientation(self) -> bool:
+        return self.meta.trust_orientation
+
+    @property
+    def color(self) -> tuple[int, int, int, int]:
+        """Of the object. Raises ConfigError (a ValueError) if the project has no such object."""
+        found = self.run.root.get_object(self.pickable_object_name)
+        if found is None:
+            raise ConfigError(f"{self.ref}: object {self.pickable_object_name!r} is not among the project's pickable_objects")
+        return found.color
+
+    @property
+    def points(self) -> list[CopickPoint]:
+        """Loaded on first access. Changes are kept in memory until `store()`."""
+        self._ensure_loaded()
+        return self.meta.points
+
+    @points.setter
+    def points(self, points: list[CopickPoint]) -> None:
+        try:
+            self._ensure_loaded()  # for what else the document says
+        except (NotFoundError, ValueError):  # nothing to keep, or nothing that can be read
+            self._loaded = True
+        self.meta.points = points
+
+    def load(self) -> CopickPicksFile:
+        """Read the document again, dropping changes in memory.
+
+        Raises:
+            NotFoundError: No layer holds it.
+            FormatError: It is not a picks document.
+        """
+        self.meta = CopickPicksFile.from_json(self.layer.load(self.ref), str(self.ref))
+        self._loaded = True
+        return self.meta
+
+    def _ensure_loaded(self) -> None:
+        if not self._loaded:
+            before = self.meta
+            after = self.load()
+            for field in before.model_fields_set - self._listed:
+                setattr(after, field, getattr(before, field))
+
+    def store(self) -> None:
+        """Write the document. Raises ReadOnlyError if no layer can be written."""
+        if not self._loaded and self.layer.exists(self.ref):
+            self._ensure_loaded()
+        self.layer.save(self.ref, self.meta.to_json())
+        self._loaded = True
+
+    def _create(self) -> None:
+        self._loaded = True
+        self.layer.save(self.ref, self.meta.to_json())
+
+    def refresh(self) -> None:
+        """Read the document again, dropping changes in memory."""
+        super().refresh()
+        self.load()
+
+    def numpy(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Locations (N, 3) in ångström, x, y, z, and transformations (N, 4, 4)."""
+        points = self.points
+        locations = np.array([(p.location.x, p.location.y, p.location.z) for p in points], dtype=np.float64)
+        transforms = np.array([p.transformation_ for p in points], dtype=np.float64)
+        return locations.reshape(-1, 3), transforms.reshape(-1, 4, 4)
+
+    def full_positions(self) -> npt.NDArray[np.float64]:
+        """Where the objects are, (N, 3): location plus the transformation's translation."""
+        locations, transforms = self.numpy()
+        moved: npt.NDArray[np.float64] = locations + transforms[:, :3, 3]
+        return moved
+
+    def instance_ids(self) -> npt.NDArray[np.int64]:
+        return np.array([p.instance_id for p in self.points], dtype=np.int64)
+
+    def scores(self) -> npt.NDArray[np.float64]:
+        return np.array([p.score for p in self.points], dtype=np.float64)
+
+    def from_numpy(
+        self,
+        positions: npt.ArrayLike,
+        transforms: npt.ArrayLike | None = None,
+        instance_ids: npt.ArrayLike | None = None,
+        scores: npt.ArrayLike | None = None,
+    ) -> None:
+        """Replace the points and store them.
+
+        Args:
+            positions: (N, 3) in ångström, x, y, z.
+            transforms: (N, 4, 4), last row (0, 0, 0, 1).
+            instance_ids: (N,) whole numbers, 0 or more.
+            scores: (N,) finite.
+
+        Raises:
+            ValueError: An array does not fit; nothing is changed then.
+        """
+        self.points = points_from(positions, transforms, instance_ids, scores)
+        self.store()
+
+
+def points_from(positions: Any, transforms: Any, instance_ids: Any, scores: Any) -> list[CopickPoint]:
+    """Points from arrays. Raises ValueError."""
+    where = _column("positions", positions, np.float64, (3,)) if np.size(positions) else np.empty((0, 3))
+    n = len(where)
+    turned = np.tile(np.eye(4), (n, 1, 1)) if transforms is None else _column("transforms", transforms, np.float64, (4, 4), n)
+    if not np.array_equal(turned[:, 3], np.tile([0.0, 0.0, 0.0, 1.0], (n, 1))):
+        raise ValueError("transforms: the last row of each must be [0, 0, 0, 1]")
+    ids = np.zeros(n, np.int64) if instance_ids is None else _column("instance_ids", instance_ids, np.int64, (), n)
+    if (ids < 0).any():
+        raise ValueError(f"instance_ids must be 0 or more; found {ids.min()}")
+    score = np.ones(n) if scores is None else _column("scores", scores, np.float64, (), n)
+    rows = zip(where.tolist(), turned.tolist(), ids.tolist(), score.tolist(), strict=True)
+    return [
+        CopickPoint(location=CopickLocation(x=x, y=y, z=z), transformation_=matrix, instance_id=i, score=s)
+        for (x, y, z), matrix, i, s in rows
+    ]
+
+
+def _column(name: str, values: Any, dtype: Any, item: tuple[int, ...], n: int | None = None) -> npt.NDArray[Any]:
+    """`values` as an (n, *item) array of finite numbers."""
+    given = np.asarray(values)
+    if given.size == 0:
+        given = given.reshape(0, *item)
+    if given.ndim != 1 + len(item) or given.shape[1:] != item:
+        raise ValueError(f"{name} must be (N{''.join(f', {m}' for m in item)}), not {given.shape}")
+    if n is not None and len(given) != n:
+        raise ValueError(f"{name} has {len(given)} rows for {n} positions")
+    if given.dtype.kind not in "biuf" or not np.isfinite(given).all():
+        raise ValueError(f"{name} must be finite numbers")
+    result = given.astype(dtype)
+    if result.dtype.kind == "i" and not np.array_equal(result, given):
+        raise ValueError(f"{name} must be whole numbers")
+    return result
