@@ -1,11 +1,11 @@
 """One dataset API over every place a cryo-electron-tomography project is kept.
 
-    import copick
+import copick
 
-    root = copick.from_file("project.json")
-    for run in root.runs:
-        tomogram = run.get_voxel_spacing(10.0).get_tomogram("wbp")
-        patch = tomogram.numpy(z=slice(0, 64))
+root = copick.from_file("project.json")
+for run in root.runs:
+    tomogram = run.get_voxel_spacing(10.0).get_tomogram("wbp")
+    patch = tomogram.numpy(z=slice(0, 64))
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import os
 
-    from copick.config import CacheChoice
+    from copick.layers.build import CacheChoice
     from copick.models import CopickRoot
 
 __version__ = "2.0.0"
@@ -53,9 +53,9 @@ def from_file(path: str | os.PathLike[str], cache: CacheChoice = None) -> Copick
 
     Args:
         path: A JSON config file.
-        cache: A directory, the fields of a cache config, or a `CopickConfigCache`: cache remote layers there. `False`: no
-            cache, whatever the config or the environment say. Default: as the config says; without a cache there, as
-            `COPICK_CACHE_DIR` and `COPICK_CACHE_SIZE` say.
+        cache: A directory, the fields of a cache config, or a `CopickConfigCache`: cache remote layers there.
+            `False`: no cache, whatever the config or the environment say. Default: as the config says; without
+            a cache there, as `COPICK_CACHE_DIR` and `COPICK_CACHE_SIZE` say.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -1,12 +1,11 @@
 """Config files: what layers a project has, and how each is opened.
 
-A config names a type (`config_type`). `multilayer` is a stack of layers; any other type is one layer, alone or as an entry of
-`layer_configs`. Types beyond those here come from the entry-point group `copick.layers`.
+A config names a type (`config_type`). `multilayer` is a stack of layers; any other type is one layer, alone or
+as an entry of `layer_configs`. Types beyond those here come from the entry-point group `copick.layers`.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import os
@@ -22,13 +21,14 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
-    ValidationError,
     model_validator,
 )
 
+from copick.config_errors import SECRETS, validated
 from copick.errors import ConfigError
-from copick.meta import PickableObject
+from copick.meta import PickableObject  # noqa: TC001 (pydantic reads it)
 from copick.util.escape import check_clean
+from copick.util.words import nearest
 
 GIB = 1024**3
 ENTRY_POINTS = "copick.layers"
@@ -189,12 +189,6 @@ def config_class(config_type: object) -> type[LayerConfig]:
     raise ValueError(f"unknown config_type {config_type!r}{hint}; known are {', '.join(known_types())}")
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """A hint at what was meant, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _layer_config(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
@@ -252,7 +246,8 @@ class CopickConfigMultilayer(CopickConfig):
                 layer.layer_name = name
             elif layer.layer_name != name:
                 raise ValueError(
-                    f"layer_configs.{name}.layer_name: found {layer.layer_name!r}; expected {name!r}, the key it stands under"
+                    f"layer_configs.{name}.layer_name: found {layer.layer_name!r}; "
+                    f"expected {name!r}, the key it stands under"
                 )
         if self.cache_config is not None and self.cache_config.layer_name is None:
             self.cache_config.layer_name = "cache"
@@ -262,7 +257,8 @@ class CopickConfigMultilayer(CopickConfig):
         cache_name = self.cache_config.layer_name if self.cache_config else None
         if cache_name in self.layer_configs:
             raise ValueError(
-                f"cache_config.layer_name: {cache_name!r} is also a key of layer_configs; expected another name"
+                f"cache_config.layer_name: {cache_name!r} is also a key of layer_configs; "
+                "expected another name"
             )
         if not self.layers:
             raise ValueError("layers: found an empty list; expected the names of the layers of the stack")
@@ -271,12 +267,14 @@ class CopickConfigMultilayer(CopickConfig):
                 raise ValueError(f"layers.{at}: {name!r} is named twice")
             if name not in self.layer_configs and name != cache_name:
                 raise ValueError(
-                    f"layers.{at}: found {name!r}, {_unknown_layer(name, known, 'has no entry in layer_configs')}"
+                    f"layers.{at}: found {name!r}, "
+                    + _unknown_layer(name, known, "has no entry in layer_configs")
                 )
         for name in known:
             if name not in self.layers:
                 raise ValueError(
-                    f"layer_configs.{name}: is not named in layers {self.layers}; add it there or remove it here"
+                    f"layer_configs.{name}: is not named in layers {self.layers}; "
+                    "add it there or remove it here"
                 )
         if cache_name in self.layers:
             self.layers = [name for name in self.layers if name != cache_name]
@@ -299,7 +297,8 @@ class CopickConfigMultilayer(CopickConfig):
         for name in self.cache.parents:
             if name != "*" and name not in places:
                 raise ValueError(
-                    f"{stated[0]}.parent_layer: found {name!r}, {_unknown_layer(name, places, 'is no layer to cache')}"
+                    f"{stated[0]}.parent_layer: found {name!r}, "
+                    + _unknown_layer(name, places, "is no layer to cache")
                 )
 
     def _check_write_layer(self) -> None:
@@ -317,7 +316,8 @@ class CopickConfigMultilayer(CopickConfig):
         if config is None:
             known = [place.layer_name or "" for place in self.stack]
             raise ValueError(
-                f"default_write_layer: found {name!r}, {_unknown_layer(name, known, 'is no layer of this stack')}"
+                f"default_write_layer: found {name!r}, "
+                + _unknown_layer(name, known, "is no layer of this stack")
             )
         if isinstance(config, CopickConfigCache):
             raise ValueError(f"default_write_layer: {name!r} is the cache; {expected}")
@@ -341,14 +341,11 @@ def _unknown_layer(name: str, known: list[str], what: str) -> str:
     return f"which {what}{nearest(name, known)}; expected one of {', '.join(known) or '(none)'}"
 
 
-_SECRETS = re.compile(r"key|secret|token|passw|credential|auth", re.IGNORECASE)
-
-
 def _masked(value: Any) -> Any:
     """fs_args as they may be shown: secrets hidden at any depth."""
     if isinstance(value, Mapping):
         return {
-            k: "***" if _SECRETS.search(str(k)) and v is not None else _masked(v) for k, v in value.items()
+            k: "***" if SECRETS.search(str(k)) and v is not None else _masked(v) for k, v in value.items()
         }
     return [_masked(item) for item in value] if isinstance(value, list | tuple) else value
 
@@ -385,87 +382,14 @@ def parse_config(data: str | Mapping[str, Any], where: str = "config") -> Copick
         cls = CopickConfigMultilayer if kind == "multilayer" else config_class(kind)
     except ValueError as error:
         raise ConfigError(f"{where}: config_type: {error}") from error
-    return validated(cls, data, where)
+    config: CopickConfig = validated(cls, data, where, _keys_of)
+    return config
 
 
-def validated(cls: type[Any], data: Any, where: str) -> Any:
-    """`data` as a `cls`, or a ConfigError that a person can act on."""
+def _keys_of(key: str, data: Mapping[str, Any]) -> list[str]:
+    """The keys that the config of a layer or a cache may have."""
     try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        problems = [_problem(item, data, cls) for item in error.errors(include_url=False)]
-        head = f"{where}: " + (f"{len(problems)} problems:\n  " if len(problems) > 1 else "")
-        raise ConfigError(head + "\n  ".join(problems)) from None  # the cause would print secrets
-
-
-def _problem(error: Any, data: Any, cls: type[BaseModel]) -> str:
-    """One line: which field, what was found, what is expected."""
-    loc = tuple(part for part in error["loc"] if not (isinstance(part, str) and part.startswith("function-")))
-    field = ".".join(map(str, loc))
-    at = f"{field}: " if field else ""
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return f"{at}unknown key{nearest(str(loc[-1]), _fields_at(data, loc[:-1], cls))}"
-    if error["type"] == "missing":
-        return f"{at}is missing"
-    if error["type"] == "value_error":
-        return at + message
-    secret = "fs_args" in loc or any(_SECRETS.search(str(part)) for part in loc)
-    found = error.get("input")
-    shown = "" if secret or isinstance(found, Mapping | list) else f"found {found!r}; "
-    return f"{at}{shown}{message[:1].lower()}{message[1:].replace('Input should be', 'expected')}".replace(
-        "input should be", "expected"
-    )
-
-
-def _fields_at(data: Any, loc: tuple[Any, ...], cls: type[BaseModel]) -> list[str]:
-    """The keys that the config at `loc` may have."""
-    for part in loc:
-        data = data.get(part) if isinstance(data, Mapping) else None
-    if loc and isinstance(data, Mapping):
-        try:
-            cls = CopickConfigCache if loc[-1] == "cache_config" else config_class(data.get("config_type"))
-        except ValueError:
-            return []
+        cls = CopickConfigCache if key == "cache_config" else config_class(data.get("config_type"))
+    except ValueError:
+        return []
     return list(cls.model_fields)
-
-
-CacheChoice = str | os.PathLike[str] | Mapping[str, Any] | CopickConfigCache | bool | None
-
-
-def choose_cache(config: CopickConfig, choice: CacheChoice = None) -> CopickConfigCache | None:
-    """The cache to use: the caller's choice, else the config's own, else the environment's; `False` = none."""
-    if choice is False:
-        return None
-    if isinstance(choice, CopickConfigCache):
-        return choice
-    if isinstance(choice, Mapping):
-        found: CopickConfigCache = validated(CopickConfigCache, {"config_type": "cache", **choice}, "cache=")
-        return found
-    own = config.cache if isinstance(config, CopickConfigMultilayer) else None
-    if isinstance(choice, str | os.PathLike):
-        fields = own.model_dump() if own else {}
-        return CopickConfigCache(**{**fields, "root": os.fspath(choice)})
-    return own or _environment_cache()
-
-
-def _environment_cache() -> CopickConfigCache | None:
-    root = os.environ.get("COPICK_CACHE_DIR")
-    if not root:
-        return None
-    fields: dict[str, Any] = {"root": root, "layer_name": "cache"}
-    if size := os.environ.get("COPICK_CACHE_SIZE"):
-        fields["max_size_bytes"] = parse_size(size, "COPICK_CACHE_SIZE")
-    found: CopickConfigCache = validated(CopickConfigCache, fields, "COPICK_CACHE_DIR")
-    return found
-
-
-_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": GIB, "t": 1024**4}
-
-
-def parse_size(text: str, where: str) -> int:
-    """Bytes from text such as `500M`, `20GiB` or `1073741824`. Raises ConfigError."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
-    if match is None:
-        raise ConfigError(f"{where}: found {text!r}; expected a size such as 20GB or 500M")
-    return int(float(match[1]) * _UNITS[match[2].lower()])

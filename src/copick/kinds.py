@@ -1,17 +1,17 @@
 """The data model as a table: what entities exist, what identifies each, and what its file is called.
 
-A `Kind` is a row of the table. A `Ref` is the address of one entity; it is the same in every layer, so two layers hold the
-same entity exactly when their refs are equal. A new kind of entity is a new row here and a class in `copick.models`.
+A `Kind` is a row of the table. A `Ref` is the address of one entity; it is the same in every layer, so two
+layers hold the same entity exactly when their refs are equal. A new kind of entity is a new row here and a class
+in `copick.models`.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -24,6 +24,9 @@ from copick.meta import (
     CopickVoxelSpacingMeta,
     Meta,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +77,8 @@ class Kind:
         """The file name of the entity with this key.
 
         Raises:
-            FormatError: No file name stands for it: it would leave the tree, be hidden, or read back as something else.
+            FormatError: No file name stands for it: it would leave the tree, be hidden, or read back as
+                something else.
         """
         return _file_name(self, values)
 
@@ -124,8 +128,8 @@ def _file_name(kind: Kind, values: tuple[Value, ...]) -> str:
         )
         if not same:
             raise FormatError(
-                f"a {kind.label} with {key} {value!r} cannot be stored: its file name {name!r} would read back as "
-                f"something else; use names without underscores"
+                f"a {kind.label} with {key} {value!r} cannot be stored: its file name {name!r} would read back "
+                "as something else; use names without underscores"
             )
     return name
 

@@ -133,7 +133,7 @@ def _affine(matrix: list[list[float]]) -> list[list[float]]:
 class CopickPoint(BaseModel):
     """One pick: where it is, and how the object is turned and shifted there.
 
-    The object's own position is `location` plus the translation of `transformation`, both in ångström and (x, y, z).
+    The object's own position is `location` plus the translation of `transformation`, both in ångström, x, y, z.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="constants", validate_assignment=True)

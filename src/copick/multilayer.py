@@ -5,8 +5,9 @@ There is one class per entity: a run of one directory and a run of five layers a
 
 from __future__ import annotations
 
-from copick.config import CacheChoice, CopickConfigFS, CopickConfigML, CopickConfigMultilayer
-from copick.layers.layer import Layer
+from typing import TYPE_CHECKING
+
+from copick.config import CopickConfigFS, CopickConfigML, CopickConfigMultilayer
 from copick.models import (
     CopickObject,
     CopickPicks,
@@ -17,13 +18,19 @@ from copick.models import (
     CopickVoxelSpacing,
 )
 
+if TYPE_CHECKING:
+    from copick.layers.build import CacheChoice
+    from copick.layers.layer import Layer
+
 
 class CopickRootFS(CopickRoot):
     """A project in one directory."""
 
     config: CopickConfigFS
 
-    def __init__(self, config: CopickConfigFS, layer: Layer | None = None, *, cache: CacheChoice = None) -> None:
+    def __init__(
+        self, config: CopickConfigFS, layer: Layer | None = None, *, cache: CacheChoice = None
+    ) -> None:
         super().__init__(config, layer, cache=cache)
 
 
@@ -32,7 +39,9 @@ class CopickRootMultilayer(CopickRoot):
 
     config: CopickConfigMultilayer
 
-    def __init__(self, config: CopickConfigMultilayer, layer: Layer | None = None, *, cache: CacheChoice = None) -> None:
+    def __init__(
+        self, config: CopickConfigMultilayer, layer: Layer | None = None, *, cache: CacheChoice = None
+    ) -> None:
         super().__init__(config, layer, cache=cache)
 
     def layer_specific(self, name: str) -> CopickRootMultilayer:

@@ -1,6 +1,6 @@
 """OME-Zarr multiscale volumes: find their levels, write them.
 
-Reads NGFF 0.4 (`.zattrs`) and 0.5 (`zarr.json`, under `ome`). Arrays are z, y, x; voxel sizes are in ångström.
+Reads NGFF 0.4 (`.zattrs`) and 0.5 (`zarr.json`, under `ome`). Arrays are z, y, x; voxel sizes in ångström.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def levels(attributes: Mapping[str, Any], where: str) -> list[Level]:
 
 
 def _factor(axis: Any) -> float:
-    """Ångström per unit of an axis; 1 for axes that are no lengths. (NGFF 0.3 and older name axes by a letter.)"""
+    """Ångström per unit of an axis; 1 if it is no length. (NGFF before 0.4 names axes by a letter.)"""
     unit = axis.get("unit") if isinstance(axis, Mapping) else None
     return ANGSTROM.get(str(unit), 1.0)
 
@@ -106,7 +106,9 @@ def halved_mean(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
     result = np.empty((depth, *(-(-n // 2) for n in data.shape[1:])), data.dtype)
     wide = np.float64 if data.dtype.kind in "iub" or data.dtype.itemsize > 4 else np.float32
     pad = [(0, 0), *((0, n % 2) for n in data.shape[1:])]
-    for z in range(depth):  # one pair of slices at a time: the sums of a whole volume would be several times its size
+    for z in range(
+        depth
+    ):  # one pair of slices at a time: the sums of a whole volume would be several times its size
         pair = data[2 * z : 2 * z + 2].sum(axis=0, dtype=wide)[np.newaxis]
         padded = np.pad(pair, pad)[0]
         mean = (padded[0::2, 0::2] + padded[1::2, 0::2] + padded[0::2, 1::2] + padded[1::2, 1::2]) / wide(8)
@@ -131,7 +133,8 @@ def write_volume(
 ) -> None:
     """Replace what `store` holds by `data` and `levels - 1` coarser copies.
 
-    The description of the levels is written last: a volume that a crash left half-written does not claim to be whole.
+    The description of the levels is written last: a volume that a crash left half-written does not claim to be
+    whole.
 
     Args:
         store: Rooted at the volume's group.
@@ -172,7 +175,9 @@ def new_array(
         codec: Any = numcodecs.Blosc(cname="lz4", clevel=5, shuffle=1)
         keys = {"name": "v2", "separator": "/"}
     else:
-        codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")
+        from zarr.codecs import BloscCodec
+
+        codec = BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")
         keys = {"name": "default", "separator": "/"}
     return zarr.create_array(
         store,
@@ -216,14 +221,18 @@ def exact_cast(data: npt.NDArray[Any], dtype: npt.DTypeLike, what: str) -> npt.N
     low, high = data.min(), data.max()
     if target.kind == "f":
         limit = np.finfo(target).max
-        finite = np.abs(data[np.isfinite(data)]) if data.dtype.kind == "f" else np.abs(data.astype(np.float64))
+        finite = (
+            np.abs(data[np.isfinite(data)]) if data.dtype.kind == "f" else np.abs(data.astype(np.float64))
+        )
         if finite.size and finite.max() > limit:
             raise ValueError(f"{what}: {data.dtype} data up to {finite.max():g} do not fit {target}")
         return data.astype(target)
     _check_whole(data)
     bounds = np.iinfo(target)
     if int(low) < bounds.min or int(high) > bounds.max:
-        raise ValueError(f"{what}: values from {low} to {high} do not fit {target} ({bounds.min} to {bounds.max})")
+        raise ValueError(
+            f"{what}: values from {low} to {high} do not fit {target} ({bounds.min} to {bounds.max})"
+        )
     return data.astype(target)
 
 

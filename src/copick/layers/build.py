@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from copick.config import (
     CopickConfig,
@@ -14,10 +16,12 @@ from copick.config import (
     LayerType,
     plugin_layer_type,
 )
+from copick.config_errors import validated
 from copick.errors import ConfigError
 from copick.layers.filesystem import FilesystemLayer
 from copick.layers.memory import MemoryLayer
 from copick.layers.stack import LayerStack
+from copick.util.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +49,9 @@ def build_layer(config: LayerConfig) -> Layer:
     """One layer, without a cache. Raises ConfigError."""
     layer_type = _BUILT_IN.get(config.config_type) or plugin_layer_type(config.config_type)
     if layer_type is None:
-        raise ConfigError(f"config_type {config.config_type!r} cannot be opened alone; give it the layers it serves")
+        raise ConfigError(
+            f"config_type {config.config_type!r} cannot be opened alone; give it the layers it serves"
+        )
     layer: Layer = layer_type.build(config, config.layer_name or config.config_type)
     return layer
 
@@ -83,3 +89,39 @@ def _cached(layers: Sequence[Layer], places: Sequence[LayerConfig], cache: Copic
     if manager is None:  # it said why in the log; a cache is never needed
         return list(layers)
     return [CachedLayer(layer, cache, manager=manager) if layer.name in chosen else layer for layer in layers]
+
+
+CacheChoice = str | os.PathLike[str] | Mapping[str, Any] | CopickConfigCache | bool | None
+"""A directory, the fields of a cache config, a cache config, or False for no cache."""
+
+
+def choose_cache(config: CopickConfig, choice: CacheChoice = None) -> CopickConfigCache | None:
+    """The cache to use: the caller's choice, else the config's own, else the environment's.
+
+    Raises:
+        ConfigError: The choice cannot be used.
+    """
+    if choice is False:
+        return None
+    if isinstance(choice, CopickConfigCache):
+        return choice
+    own = config.cache if isinstance(config, CopickConfigMultilayer) else None
+    if isinstance(choice, Mapping):
+        return _cache_of(choice, "cache=")
+    if isinstance(choice, str | os.PathLike):
+        return _cache_of({**(own.model_dump() if own else {}), "root": os.fspath(choice)}, "cache=")
+    return own or _environment_cache()
+
+
+def _environment_cache() -> CopickConfigCache | None:
+    root = os.environ.get("COPICK_CACHE_DIR")
+    if not root:
+        return None
+    size = os.environ.get("COPICK_CACHE_SIZE")
+    limits = {"max_size_bytes": parse_size(size, "COPICK_CACHE_SIZE")} if size else {}
+    return _cache_of({"root": root, **limits}, "COPICK_CACHE_DIR")
+
+
+def _cache_of(fields: Mapping[str, Any], where: str) -> CopickConfigCache:
+    named = {"config_type": "cache", "layer_name": "cache", **fields}
+    return validated(CopickConfigCache, named, where, lambda key, data: list(CopickConfigCache.model_fields))

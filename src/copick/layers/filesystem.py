@@ -32,11 +32,13 @@ class FilesystemLayer(Layer):
         self.name, self.read_only, self.config = name, config.read_only, config
         self.is_local = config.protocol == "file"
         self.place: Place = (
-            LocalPlace(config.root) if self.is_local else RemotePlace(config.root, config.fs_args, config.timeout_s)
+            LocalPlace(config.root)
+            if self.is_local
+            else RemotePlace(config.root, config.fs_args, config.timeout_s)
         )
-        # Directories whose names are not what we would write ("VoxelSpacing10"), and what a remote place was seen to hold.
+        # Directories whose names are not what we would write ("VoxelSpacing10").
         self._odd_names: dict[Ref, str] = {}
-        self._seen: set[Ref] = set()
+        self._seen: set[Ref] = set()  # what a remote place was seen to hold
 
     def __repr__(self) -> str:
         return f"<FilesystemLayer {self.name!r} {self.config.root}{' (read-only)' if self.read_only else ''}>"
@@ -45,7 +47,7 @@ class FilesystemLayer(Layer):
         return {**self.__dict__, "_seen": set()}
 
     def check(self) -> None:
-        """Refuse a config that cannot work, as far as it can be known without a request. Raises ConfigError."""
+        """Refuse a config that cannot work, as far as that is known without a request. Raises ConfigError."""
         if not self.is_local:
             filesystem_class(self.config.protocol)
         elif problem := self.place.missing_root(self.read_only):
@@ -65,7 +67,8 @@ class FilesystemLayer(Layer):
             except (FileNotFoundError, NotADirectoryError):
                 if parent is None and (problem := self.place.missing_root(self.read_only)):
                     raise LayerError(
-                        f"layer {self.name!r}: root {self.config.root!r} cannot be listed: {problem}; check the address"
+                        f"layer {self.name!r}: root {self.config.root!r} cannot be listed: {problem}; "
+                        "check the address"
                     ) from None
                 return []
         found: dict[Ref, Meta] = {}
@@ -87,14 +90,20 @@ class FilesystemLayer(Layer):
         return kind.parse(name, f"{self.config.root}/{folder}")
 
     def _note(self, ref: Ref, meta: Meta, name: str, folder: str, found: dict[Ref, Meta]) -> None:
-        """Add an entity to a listing; of two names for the same one ("VoxelSpacing10", "...10.000") ours wins."""
+        """Add to a listing. Of two names for one entity ("VoxelSpacing10", "VoxelSpacing10.000") ours wins."""
         self._odd_names.pop(ref, None)
         try:
             ours = ref.file_name
         except FormatError:  # readable although we would not write it
             ours = None
         if ref in found:
-            logger.warning("layer %r: %s holds %s twice; %r is ignored", self.name, folder, ref, name if name != ours else "")
+            logger.warning(
+                "layer %r: %s holds %s twice; %r is ignored",
+                self.name,
+                folder,
+                ref,
+                name if name != ours else "",
+            )
             if name != ours:
                 return
         if name != ours:
@@ -108,7 +117,7 @@ class FilesystemLayer(Layer):
                 return self.place.has_file(path)
             if ref.kind.payload == "folder" or self.is_local:
                 return self.place.has_folder(path)
-            # The group's own file answers with one request as a rule; a directory may take an object store several.
+            # The group's own file answers with one request as a rule; a directory may take several.
             return self.place.has_file(f"{path}/.zgroup") or self.place.has_folder(path)
 
     def create(self, ref: Ref) -> None:
@@ -163,7 +172,9 @@ class FilesystemLayer(Layer):
         self.place.forget()
 
     def _missing(self, ref: Ref) -> NotFoundError:
-        return NotFoundError(f"layer {self.name!r} has no {ref} (looked for {self.config.root}/{self.path(ref)})")
+        return NotFoundError(
+            f"layer {self.name!r} has no {ref} (looked for {self.config.root}/{self.path(ref)})"
+        )
 
     @contextlib.contextmanager
     def _asking(self, path: str) -> Iterator[None]:
@@ -172,18 +183,28 @@ class FilesystemLayer(Layer):
             yield
         except CopickError:
             raise
-        except Exception as error:  # noqa: BLE001 (fsspec filesystems raise what their libraries raise)
+        except Exception as error:  # fsspec filesystems raise what their libraries raise
             where = f"{self.config.root}/{path}".rstrip("/")
-            raise LayerError(f"layer {self.name!r}: {where} failed: {_cause(error)}; {self._advice(error)}") from error
+            raise LayerError(
+                f"layer {self.name!r}: {where} failed: {_cause(error)}; {self._advice(error)}"
+            ) from error
 
     def _advice(self, error: BaseException) -> str:
         text = f"{type(error).__name__} {getattr(error, 'status', '')} {error}"
         if "Credentials" in text:
             return 'state credentials in fs_args, or {"anon": true} for a public bucket'
-        if isinstance(error, PermissionError) or any(word in text for word in (" 401", " 403", "Forbidden", "AccessDenied")):
-            return "check that you may read it (credentials in fs_args)" if not self.is_local else "check its permissions"
+        if isinstance(error, PermissionError) or any(
+            word in text for word in (" 401", " 403", "Forbidden", "AccessDenied")
+        ):
+            return (
+                "check that you may read it (credentials in fs_args)"
+                if not self.is_local
+                else "check its permissions"
+            )
         if isinstance(error, TimeoutError) or "Timeout" in text:
-            return f"it did not answer within timeout_s={self.config.timeout_s:g}; try again, or raise timeout_s"
+            return (
+                f"it did not answer within timeout_s={self.config.timeout_s:g}; try again, or raise timeout_s"
+            )
         if isinstance(error, OSError) and self.is_local:
             return "check the disk"
         return "check the address and the network, and try again"

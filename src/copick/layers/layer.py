@@ -1,7 +1,7 @@
 """The narrow waist: what a place that holds copick data must be able to do.
 
-A filesystem is a layer; a stack of layers is a layer; a cached layer is a layer. Nothing above this interface knows which
-one it talks to, and nothing below it knows what an entity is.
+A filesystem is a layer; a stack of layers is a layer; a cached layer is a layer. Nothing above this interface
+knows which one it talks to, and nothing below it knows what an entity is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from copick.errors import NotFoundError, ReadOnlyError
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Iterable
 
     from zarr.abc.store import Store
@@ -28,7 +29,7 @@ class Layer(ABC):
 
     @abstractmethod
     def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
-        """The children of one kind under `parent` (`None`: the root), sorted by key. A missing parent has none.
+        """The children of one kind under `parent` (`None`: the root), by key. A missing parent has none.
 
         Raises:
             LayerError: The place could not be asked. An unreachable place is never reported as an empty one.
@@ -70,15 +71,15 @@ class Layer(ABC):
     def store(self, ref: Ref, *, write: bool = False) -> Store:
         """The zarr store rooted at the array group of `ref`, read-only unless `write`.
 
-        A store may also have a method `open_array(path)` that returns a `copick.arrays.ArraySource` faster than zarr
-        itself (the cache's does); `copick.arrays.open_array` uses it.
+        A store may also have a method `open_array(path)` that returns a `copick.arrays.ArraySource` faster than
+        zarr itself (the cache's does); `copick.arrays.open_array` uses it.
 
         Raises:
             NotFoundError: The layer does not hold it (reading only: a writable store may start empty).
             ReadOnlyError: `write` was asked of a layer that cannot be written.
         """
 
-    def holders(self, ref: Ref) -> list[str]:
+    def holders(self, ref: Ref) -> builtins.list[str]:
         """Names of the layers that hold `ref`, highest priority first."""
         return [self.name] if self.exists(ref) else []
 

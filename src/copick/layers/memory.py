@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from copick.errors import NotFoundError
-from copick.kinds import Kind, Ref
 from copick.layers.layer import Layer
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
     from zarr.storage import MemoryStore
 
+    from copick.kinds import Kind, Ref
     from copick.meta import Meta
 
 

@@ -1,7 +1,7 @@
 """Directories, local or remote: what a filesystem layer needs of them.
 
-Paths are relative to the root of the project, with `/`. A place says FileNotFoundError for what is not there; every other
-failure is its layer's to explain.
+Paths are relative to the root of the project, with `/`. A place says FileNotFoundError for what is not there;
+every other failure is its layer's to explain.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
 from copick.errors import ConfigError
+from copick.util.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +31,8 @@ class Entry(NamedTuple):
 class Place(Protocol):
     """A tree of files."""
 
-    root: str
-
+    @property
+    def root(self) -> str: ...
     def entries(self, path: str) -> list[Entry]: ...
     def has_file(self, path: str) -> bool: ...
     def has_folder(self, path: str) -> bool: ...
@@ -106,7 +107,9 @@ class LocalPlace:
             return None
         if os.path.lexists(self.root):
             return "it is not a directory"
-        return "there is no such directory" if read_only else None  # a writable one is made on the first write
+        return (
+            "there is no such directory" if read_only else None
+        )  # a writable one is made on the first write
 
     def forget(self) -> None:
         pass
@@ -133,7 +136,7 @@ class RemotePlace:
         return self._opened("sync")[1]
 
     def _opened(self, mode: str) -> tuple[Any, str]:
-        """The filesystem and the root's path in it. Connections do not survive a fork: each process has its own."""
+        """The filesystem and the root's path in it; each process has its own, as connections survive no fork."""
         key = (mode, os.getpid())
         if key not in self._open:
             self._open = {k: v for k, v in self._open.items() if k[1] == key[1]}
@@ -147,7 +150,7 @@ class RemotePlace:
         options = with_timeouts(self.protocol, self.fs_args, self.timeout_s)
         if asynchronous and cls.async_impl:
             options["asynchronous"] = True
-        # Without the instance cache: two layers must not share a listing cache, a process not its parent's sockets.
+        # No instance cache: layers must not share listings, nor a process its parent's sockets.
         fs, root = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
         if asynchronous and not cls.async_impl:
             from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
@@ -227,7 +230,11 @@ class RemotePlace:
                 # One key is enough to know. A new project in an existing bucket has none yet.
                 self.fs.info(self.root if read_only else bucket)
             except FileNotFoundError:
-                return f"there is nothing under {prefix!r}" if read_only and prefix else f"there is no bucket {bucket!r}"
+                return (
+                    f"there is nothing under {prefix!r}"
+                    if read_only and prefix
+                    else f"there is no bucket {bucket!r}"
+                )
             return None
         if self.protocol == "memory":
             return None
@@ -269,15 +276,21 @@ def filesystem_class(protocol: str) -> Any:
     from fsspec import get_filesystem_class
     from fsspec.registry import available_protocols
 
-    from copick.config import nearest
-
     try:
         return get_filesystem_class(protocol)
     except ValueError:
         hint = nearest(protocol, available_protocols())
         raise ConfigError(f"there is no file system {protocol!r}{hint}") from None
     except ImportError as error:
-        extra = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http", "ssh": "ssh", "sftp": "ssh", "smb": "smb"}
+        extra = {
+            "s3": "s3",
+            "s3a": "s3",
+            "http": "http",
+            "https": "http",
+            "ssh": "ssh",
+            "sftp": "ssh",
+            "smb": "smb",
+        }
         hint = f'; try: pip install "copick[{extra[protocol]}]"' if protocol in extra else ""
         raise ConfigError(f"{protocol}:// needs a package that is not installed ({error}){hint}") from error
 
@@ -293,7 +306,11 @@ def _http_timeouts(options: dict[str, Any], timeout_s: float) -> None:
 
 def _s3_timeouts(options: dict[str, Any], timeout_s: float) -> None:
     given = options.get("config_kwargs") or {}
-    limits = {"connect_timeout": timeout_s, "read_timeout": timeout_s, "retries": {"max_attempts": 2, "mode": "standard"}}
+    limits = {
+        "connect_timeout": timeout_s,
+        "read_timeout": timeout_s,
+        "retries": {"max_attempts": 2, "mode": "standard"},
+    }
     options["config_kwargs"] = {**limits, **given}
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from copick.errors import NotFoundError, ReadOnlyError
-from copick.kinds import Kind, Ref
 from copick.layers.layer import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import builtins
+    from collections.abc import Callable, Iterable, Sequence
 
     from zarr.abc.store import Store
 
+    from copick.kinds import Kind, Ref
     from copick.meta import Meta
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ T = TypeVar("T")
 class LayerStack(Layer):
     """Layers in order of priority, highest first. Reads come from the highest that holds the entity.
 
-    It remembers which layers held what when it last listed them, so that reading what was listed asks no layer again.
+    It remembers which layers held what when it last listed them, so that reading what was listed asks no layer
+    again.
     """
 
     def __init__(self, layers: Sequence[Layer], default_write: str | None = None) -> None:
@@ -35,7 +36,9 @@ class LayerStack(Layer):
         self.read_only = all(layer.read_only for layer in self.layers)
         self._holding: dict[Ref, tuple[Layer, ...]] = {}
         self._narrowed: dict[tuple[str, ...], LayerStack] = {}
-        self._family: list[LayerStack] = [self]  # stacks over the same layers: what one writes, all must forget
+        self._family: list[LayerStack] = [
+            self
+        ]  # stacks over the same layers: what one writes, all must forget
 
     def __repr__(self) -> str:
         return f"<LayerStack {' › '.join(layer.name for layer in self.layers)}>"
@@ -49,9 +52,13 @@ class LayerStack(Layer):
         raise NotFoundError(f"there is no layer {name!r}; the layers are {', '.join(self.names)}")
 
     @property
-    def names(self) -> list[str]:
+    def names(self) -> builtins.list[str]:
         """Names of the layers, highest priority first."""
-        return [name for layer in self.layers for name in (layer.names if isinstance(layer, LayerStack) else [layer.name])]
+        return [
+            name
+            for layer in self.layers
+            for name in (layer.names if isinstance(layer, LayerStack) else [layer.name])
+        ]
 
     def narrowed(self, names: str | Iterable[str]) -> LayerStack:
         wanted = (names,) if isinstance(names, str) else tuple(names)
@@ -60,7 +67,9 @@ class LayerStack(Layer):
                 raise NotFoundError(f"no layer is named; the layers are {', '.join(self.names)}")
             layers = {id(layer): layer for layer in map(self.__getitem__, wanted)}
             order = self.names
-            kept = sorted(layers.values(), key=lambda layer: order.index(layer.name) if layer.name in order else -1)
+            kept = sorted(
+                layers.values(), key=lambda layer: order.index(layer.name) if layer.name in order else -1
+            )
             writable = [layer.name for layer in kept if not layer.read_only]
             default = self.default_write if self.default_write in writable else next(iter(writable), None)
             self._narrowed[wanted] = child = LayerStack(kept, default)
@@ -90,7 +99,7 @@ class LayerStack(Layer):
         # One layer that holds it is enough: the others are not asked, so nothing is remembered.
         return any(layer.exists(ref) for layer in self.layers)
 
-    def holders(self, ref: Ref) -> list[str]:
+    def holders(self, ref: Ref) -> builtins.list[str]:
         return [name for layer in self._layers_holding(ref) for name in layer.holders(ref)]
 
     def load(self, ref: Ref) -> bytes:
@@ -134,12 +143,19 @@ class LayerStack(Layer):
     def _target(self, ref: Ref) -> Layer:
         """The layer that writes go to."""
         if self.default_write is None:
-            raise ReadOnlyError(f"cannot change {ref}: no layer can be written; read-only are {', '.join(self.names)}")
+            raise ReadOnlyError(
+                f"cannot change {ref}: no layer can be written; read-only are {', '.join(self.names)}"
+            )
         target = self[self.default_write]
         target.check_writable(ref)
         holding = self._holding.get(ref, ())
         if holding and holding[0].name != target.name and not holding[0].read_only:
-            logger.warning("%s is written to layer %r but read from %r, which is above it", ref, target.name, holding[0].name)
+            logger.warning(
+                "%s is written to layer %r but read from %r, which is above it",
+                ref,
+                target.name,
+                holding[0].name,
+            )
         return target
 
     def delete(self, ref: Ref) -> None:
@@ -164,6 +180,8 @@ class LayerStack(Layer):
 
     def refresh(self, ref: Ref | None = None) -> None:
         for stack in self._family:
-            stack._holding = {} if ref is None else {r: held for r, held in stack._holding.items() if not r.within(ref)}
+            stack._holding = (
+                {} if ref is None else {r: held for r, held in stack._holding.items() if not r.within(ref)}
+            )
         for layer in self.layers:
             layer.refresh(ref)

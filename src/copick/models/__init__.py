@@ -13,7 +13,9 @@ from copick.meta import (
 )
 from copick.models.annotations import Annotation, CopickPicks
 from copick.models.entity import Entity
-from copick.models.tree import CopickObject, CopickRoot, CopickRun, CopickVoxelSpacing
+from copick.models.root import CopickObject, CopickRoot
+from copick.models.run import CopickRun
+from copick.models.spacing import CopickVoxelSpacing
 from copick.models.volumes import CopickSegmentation, CopickTomogram, Volume
 
 __all__ = [

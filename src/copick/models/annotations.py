@@ -14,7 +14,7 @@ from copick.models.entity import Entity
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from copick.models.tree import CopickRun
+    from copick.models.run import CopickRun
 
 TOOL_SESSION = "0"
 """The session id that marks what a tool made."""
@@ -51,7 +51,9 @@ class CopickPicks(Annotation):
     def __init__(self, parent: Any, meta: CopickPicksFile, config: Any = None) -> None:
         super().__init__(parent, meta, config)
         self._loaded = False
-        self._listed = frozenset(meta.model_fields_set)  # known from the file name; anything more was set by a caller
+        self._listed = frozenset(
+            meta.model_fields_set
+        )  # known from the file name; anything more was set by a caller
 
     @property
     def run(self) -> CopickRun:
@@ -71,8 +73,12 @@ class CopickPicks(Annotation):
         """Of the object. Raises ConfigError (a ValueError) if the project has no such object."""
         found = self.run.root.get_object(self.pickable_object_name)
         if found is None:
-            raise ConfigError(f"{self.ref}: object {self.pickable_object_name!r} is not among the project's pickable_objects")
-        return found.color
+            raise ConfigError(
+                f"{self.ref}: the project has no object {self.pickable_object_name!r}; "
+                "add it to pickable_objects"
+            )
+        color: tuple[int, int, int, int] = found.color
+        return color
 
     @property
     def points(self) -> list[CopickPoint]:
@@ -167,12 +173,20 @@ def points_from(positions: Any, transforms: Any, instance_ids: Any, scores: Any)
     """Points from arrays. Raises ValueError."""
     where = _column("positions", positions, np.float64, (3,)) if np.size(positions) else np.empty((0, 3))
     n = len(where)
-    turned = np.tile(np.eye(4), (n, 1, 1)) if transforms is None else _column("transforms", transforms, np.float64, (4, 4), n)
+    turned = (
+        np.tile(np.eye(4), (n, 1, 1))
+        if transforms is None
+        else _column("transforms", transforms, np.float64, (4, 4), n)
+    )
     if not np.array_equal(turned[:, 3], np.tile([0.0, 0.0, 0.0, 1.0], (n, 1))):
         raise ValueError("transforms: the last row of each must be [0, 0, 0, 1]")
-    ids = np.zeros(n, np.int64) if instance_ids is None else _column("instance_ids", instance_ids, np.int64, (), n)
+    ids = (
+        np.zeros(n, np.int64)
+        if instance_ids is None
+        else _column("instance_ids", instance_ids, np.int64, (), n)
+    )
     if (ids < 0).any():
-        raise ValueError(f"instance_ids must be 0 or more; found {ids.min()}")
+        raise ValueError(f"instance_ids must be 0 or more; found {ids[ids < 0][0]}")
     score = np.ones(n) if scores is None else _column("scores", scores, np.float64, (), n)
     rows = zip(where.tolist(), turned.tolist(), ids.tolist(), score.tolist(), strict=True)
     return [
@@ -181,7 +195,9 @@ def points_from(positions: Any, transforms: Any, instance_ids: Any, scores: Any)
     ]
 
 
-def _column(name: str, values: Any, dtype: Any, item: tuple[int, ...], n: int | None = None) -> npt.NDArray[Any]:
+def _column(
+    name: str, values: Any, dtype: Any, item: tuple[int, ...], n: int | None = None
+) -> npt.NDArray[Any]:
     """`values` as an (n, *item) array of finite numbers."""
     given = np.asarray(values)
     if given.size == 0:

@@ -1,11 +1,10 @@
 """What every entity shares: its address, the layers that hold it, and its children.
 
-An entity is a proxy: it holds an address and metadata, and asks its layer (usually a stack) for everything else.
+An entity is a proxy: it holds an address and metadata, and asks its layer (usually a stack) for the rest.
 """
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -28,7 +27,7 @@ E = TypeVar("E", bound="Entity")
 class Node:
     """Something with children: the root or an entity.
 
-    Children are listed on first access and kept until `refresh*`; `new_*` and `delete` keep the lists up to date.
+    Children are listed on first access and kept until `refresh*`; `new_*` and `delete` keep the lists right.
     """
 
     layer: Layer
@@ -106,14 +105,16 @@ class Node:
         return found
 
     def _new(self, cls: type[E], meta: Meta, exist_ok: bool, layers: Layers) -> E:
-        """Create a child where writes go, or in one of `layers`. Raises AlreadyExistsError or ReadOnlyError."""
+        """Create a child where writes go, or in `layers`. Raises AlreadyExistsError or ReadOnlyError."""
         here = self.on(layers)
         found = here._find(cls, meta)
         if found is not None:
             if exist_ok:
                 return found
             held = ", ".join(found.sources)
-            raise AlreadyExistsError(f"{found.ref} exists already (in layer {held}); pass exist_ok=True to get it")
+            raise AlreadyExistsError(
+                f"{found.ref} exists already (in layer {held}); pass exist_ok=True to get it"
+            )
         child = cls(here, meta)
         child._create()
         here._adopt(child)
@@ -209,19 +210,35 @@ class Entity(Node):
         self.layer = self.parent.layer
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value!r}" for name, value in zip(self.kind.identity, self._ref.values, strict=True))
+        fields = ", ".join(
+            f"{name}={value!r}" for name, value in zip(self.kind.identity, self._ref.values, strict=True)
+        )
         return f"{type(self).__name__}({fields}{self._shown()})"
+
+
+def remembered(kind: Kind) -> property:
+    """A private list of children as 1.x has it: None = not listed yet; setting None forgets."""
+
+    def read(self: Node) -> list[Any] | None:
+        return self._children.get(kind.name)
+
+    def replace(self: Node, children: list[Any] | None) -> None:
+        self._forget_kind(kind)
+        if children is not None:
+            self._children[kind.name] = children
+
+    return property(read, replace)
 
 
 def select(children: Iterable[E], unknown: Mapping[str, object], **wanted: Any) -> list[E]:
     """The children whose key fields are as wanted: None = any, an iterable = one of these.
 
     Args:
-        unknown: Keywords the caller was given that mean nothing here. copick 1.x ignores them, so they only cost a log line.
+        unknown: Keywords the caller was given that mean nothing here. copick 1.x ignores them, so they only
+            cost a line in the log.
     """
     for name in unknown:
-        close = difflib.get_close_matches(name, wanted, n=1)
-        logger.warning("unknown filter %r is ignored%s", name, f"; did you mean {close[0]!r}?" if close else "")
+        logger.warning("unknown filter %r is ignored%s", name, nearest(name, list(wanted)))
     filters = {name: allowed(value) for name, value in wanted.items() if value is not None}
     if not filters:
         return list(children)

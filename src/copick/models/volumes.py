@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from copick.meta import CopickSegmentationMeta, CopickTomogramMeta
-    from copick.models.tree import CopickRoot, CopickRun, CopickVoxelSpacing
+    from copick.models.root import CopickRoot
+    from copick.models.run import CopickRun
+    from copick.models.spacing import CopickVoxelSpacing
 
 ALL = slice(None)
 
@@ -120,12 +122,14 @@ class Volume(Entity):
         selection = Selection.of((z, y, x), target.shape)
         values = exact_cast(np.asarray(data), target.dtype, what)
         if values.ndim and values.shape != selection.count:
-            raise ValueError(f"{what}: the region is {selection.count} voxels (z, y, x), the data {values.shape}")
+            raise ValueError(
+                f"{what}: the region is {selection.count} voxels (z, y, x), the data {values.shape}"
+            )
         try:
             target[selection.slices] = values[selection.flips] if values.ndim else values
         except CopickError:
             raise
-        except Exception as error:  # noqa: BLE001 (codecs and stores raise what they like)
+        except Exception as error:  # codecs and stores raise what they like
             raise source_error(error, what) from error
         self._written()
 
@@ -141,8 +145,8 @@ class Volume(Entity):
         except (FileNotFoundError, KeyError):
             if self.read_only:
                 raise ReadOnlyError(
-                    f"{self._ref} is in layer {self.sources[0]!r}, which is read-only; a region of it cannot be changed. "
-                    "Write the whole volume with from_numpy"
+                    f"{self._ref} is in layer {self.sources[0]!r}, which is read-only: a region of it cannot be "
+                    "changed. Write the whole volume with from_numpy"
                 ) from None
             raise missing_array(store, level, str(self._ref)) from None
 
@@ -156,7 +160,7 @@ class Volume(Entity):
             )
         except (CopickError, ValueError):
             raise
-        except Exception as error:  # noqa: BLE001 (codecs and stores raise what they like)
+        except Exception as error:  # codecs and stores raise what they like
             raise source_error(error, str(self._ref)) from error
         finally:
             self._written()
@@ -245,7 +249,12 @@ class CopickSegmentation(Annotation, Volume):
         return self.meta.voxel_size
 
     def from_numpy(
-        self, data: npt.ArrayLike, levels: int = 1, dtype: npt.DTypeLike | None = None, *, zarr_format: int = 2
+        self,
+        data: npt.ArrayLike,
+        levels: int = 1,
+        dtype: npt.DTypeLike | None = None,
+        *,
+        zarr_format: int = 2,
     ) -> None:
         """Replace the mask by `data` (z, y, x).
 
@@ -259,4 +268,6 @@ class CopickSegmentation(Annotation, Volume):
 
         values = np.asarray(data)
         needed = smallest_unsigned(values)
-        self._write(exact_cast(values, needed if dtype is None else dtype, str(self._ref)), levels, zarr_format)
+        self._write(
+            exact_cast(values, needed if dtype is None else dtype, str(self._ref)), levels, zarr_format
+        )

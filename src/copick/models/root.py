@@ -1,0 +1,217 @@
+"""The root of a project, and the objects that are looked for in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from copick.config import read_config
+from copick.errors import AlreadyExistsError, ConfigError
+from copick.kinds import RUN
+from copick.meta import CopickRunMeta, PickableObject
+from copick.models.entity import Layers, Node, remembered
+from copick.models.run import CopickRun
+from copick.util.escape import sanitize_name
+
+if TYPE_CHECKING:
+    from copick.config import CopickConfig
+    from copick.layers.build import CacheChoice
+    from copick.layers.layer import Layer
+
+
+class CopickObject:
+    """One kind of thing that is looked for; described in the config."""
+
+    def __init__(self, root: CopickRoot, meta: PickableObject) -> None:
+        self.root, self.meta = root, meta
+
+    name = property(lambda self: self.meta.name)
+    is_particle = property(lambda self: self.meta.is_particle)
+    label = property(lambda self: self.meta.label)
+    color = property(lambda self: self.meta.color)
+    emdb_id = property(lambda self: self.meta.emdb_id)
+    pdb_id = property(lambda self: self.meta.pdb_id)
+    identifier = property(lambda self: self.meta.identifier)
+    map_threshold = property(lambda self: self.meta.map_threshold)
+    radius = property(lambda self: self.meta.radius, doc="In ångström.")
+    metadata = property(lambda self: self.meta.metadata)
+
+    def __repr__(self) -> str:
+        what = "particle" if self.is_particle else "region"
+        return f"CopickObject(name={self.name!r}, label={self.label}, {what})"
+
+
+class CopickRoot(Node):
+    """A project: everything its layers hold, as one tree."""
+
+    def __init__(
+        self, config: CopickConfig, layer: Layer | None = None, *, cache: CacheChoice = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        if layer is None:
+            from copick.layers.build import build_stack, choose_cache
+
+            layer = build_stack(config, choose_cache(config, cache))
+        self.layer = layer
+        self._objects: list[CopickObject] | None = None
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], cache: CacheChoice = None) -> Self:
+        """Open the project that a config file describes."""
+        return cls(read_config(path), cache=cache)
+
+    def _twin(self, names: tuple[str, ...]) -> Self:
+        return type(self)(self.config, self.layer.narrowed(names))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.config, self.layer)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.config.name!r}, layers={self.layer.name!r}{self._shown()})"
+
+    @property
+    def user_id(self) -> str | None:
+        return self.config.user_id
+
+    @user_id.setter
+    def user_id(self, value: str | None) -> None:
+        self.config.user_id = value
+
+    @property
+    def session_id(self) -> str | None:
+        return self.config.session_id
+
+    @session_id.setter
+    def session_id(self, value: str | None) -> None:
+        self.config.session_id = value
+
+    # Runs
+
+    _runs = remembered(RUN)
+
+    @property
+    def runs(self) -> list[CopickRun]:
+        return list(self._list(CopickRun))
+
+    def query(self, *, layers: Layers = None) -> list[CopickRun]:
+        """The runs, asked for now."""
+        return self.on(layers)._query(CopickRun)
+
+    def get_run(self, name: str, *, layers: Layers = None, **_: object) -> CopickRun | None:
+        """The run of that name, or None."""
+        return self.on(layers)._find(CopickRun, CopickRunMeta(name=name))
+
+    def new_run(self, name: str, exist_ok: bool = False, *, layers: Layers = None, **_: object) -> CopickRun:
+        """Create a run. Raises AlreadyExistsError (a ValueError) unless `exist_ok`."""
+        return self._new(CopickRun, CopickRunMeta(name=name), exist_ok, layers)
+
+    # Objects
+
+    @property
+    def pickable_objects(self) -> list[CopickObject]:
+        if self._objects is None:
+            self._objects = self._query_objects()
+        return list(self._objects)
+
+    def _query_objects(self) -> list[CopickObject]:
+        return [CopickObject(self, meta) for meta in self.config.pickable_objects]
+
+    def get_object(self, name: str) -> CopickObject | None:
+        return next((item for item in self.pickable_objects if item.name == name), None)
+
+    def new_object(
+        self,
+        name: str,
+        is_particle: bool,
+        label: int | None = None,
+        color: tuple[int, int, int, int] | None = None,
+        emdb_id: str | None = None,
+        pdb_id: str | None = None,
+        identifier: str | None = None,
+        map_threshold: float | None = None,
+        radius: float | None = None,
+        metadata: dict[str, Any] | None = None,
+        exist_ok: bool = False,
+    ) -> CopickObject:
+        """Declare an object. Only `save_config` makes it last.
+
+        Args:
+            label: None = one more than the highest there is.
+            exist_ok: Update the object of that name with the values given.
+
+        Raises:
+            ValueError: The name cannot be used, or the name or the label is taken.
+        """
+        given = {
+            "label": label,
+            "color": color,
+            "emdb_id": emdb_id,
+            "pdb_id": pdb_id,
+            "identifier": identifier,
+            "map_threshold": map_threshold,
+            "radius": radius,
+            "metadata": metadata,
+        }
+        fields = {key: value for key, value in given.items() if value is not None}
+        found = self.get_object(name)
+        if found is not None and not exist_ok:
+            raise AlreadyExistsError(f"there is an object {name!r} already; pass exist_ok=True to update it")
+        others = [
+            item.label
+            for item in self.config.pickable_objects
+            if item.name != name and item.label is not None
+        ]
+        if label in others:
+            raise AlreadyExistsError(f"label {label} is taken; free is {max(others) + 1}")
+        if found is not None:
+            updated = PickableObject.model_validate(
+                {**found.meta.model_dump(), **fields, "is_particle": is_particle}
+            )
+            for key in PickableObject.model_fields:
+                setattr(found.meta, key, getattr(updated, key))
+            return found
+        fields.setdefault("label", max(others, default=0) + 1)
+        self.config.pickable_objects.append(PickableObject(name=name, is_particle=is_particle, **fields))
+        self._objects = None
+        return self.pickable_objects[-1]
+
+    def _known_object(self, name: str) -> str:
+        if self.get_object(name) is None:
+            known = ", ".join(item.name for item in self.pickable_objects) or "(none)"
+            raise ConfigError(
+                f"the project has no object {name!r}; it has {known}. Add it with new_object or in the config"
+            )
+        return name
+
+    def _user(self, user_id: str | None) -> str:
+        user = self.user_id if user_id is None else user_id
+        if user is None:
+            raise ConfigError("no user_id: pass user_id=, or state it in the config")
+        return sanitize_name(user)
+
+    def refresh(self) -> None:
+        """Forget what was listed, in the whole tree."""
+        super().refresh()
+        self._objects = None
+
+    def save_config(self, config_path: str | os.PathLike[str]) -> None:
+        """Write the config, with every field, as JSON. Credentials in fs_args are written as they are."""
+        path = Path(config_path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(self.config.model_dump(mode="json"), indent=4), encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _run_factory(self) -> tuple[type[CopickRun], type[CopickRunMeta]]:
+        return CopickRun, CopickRunMeta
+
+    def _object_factory(self) -> tuple[type[CopickObject], type[PickableObject]]:
+        return CopickObject, PickableObject
+
+    def _invalidate_all_caches(self) -> None:
+        self.refresh()

@@ -1,0 +1,214 @@
+"""One tilt series: its voxel spacings, and everything annotated on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from copick.kinds import PICKS, RUN, SEGMENTATION, VOXEL_SPACING, normal
+from copick.meta import (
+    CopickPicksFile,
+    CopickRunMeta,
+    CopickSegmentationMeta,
+    CopickVoxelSpacingMeta,
+)
+from copick.models.annotations import CopickPicks
+from copick.models.entity import Entity, Layers, remembered, select
+from copick.models.spacing import CopickVoxelSpacing
+from copick.models.volumes import CopickSegmentation
+from copick.util.escape import sanitize_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from copick.models.root import CopickRoot
+
+
+class CopickRun(Entity):
+    """One tilt series: its tomograms, and everything annotated on them."""
+
+    kind = RUN
+    meta: CopickRunMeta
+
+    @property
+    def root(self) -> CopickRoot:
+        root: CopickRoot = self.parent  # type: ignore[assignment]
+        return root
+
+    @property
+    def name(self) -> str:
+        return self.meta.name
+
+    # Voxel spacings
+
+    _voxel_spacings = remembered(VOXEL_SPACING)
+
+    @property
+    def voxel_spacings(self) -> list[CopickVoxelSpacing]:
+        return list(self._list(CopickVoxelSpacing))
+
+    def query_voxelspacings(self, *, layers: Layers = None) -> list[CopickVoxelSpacing]:
+        return self.on(layers)._query(CopickVoxelSpacing)
+
+    def get_voxel_spacing(
+        self, voxel_size: float, *, layers: Layers = None, **_: object
+    ) -> CopickVoxelSpacing | None:
+        """The voxel spacing of that size in ångström (to three decimals), or None."""
+        try:
+            meta = CopickVoxelSpacingMeta(voxel_size=normal(voxel_size))
+        except ValueError:  # not a voxel size: nothing has it
+            return None
+        return self.on(layers)._find(CopickVoxelSpacing, meta)
+
+    def new_voxel_spacing(
+        self, voxel_size: float, exist_ok: bool = False, *, layers: Layers = None, **_: object
+    ) -> CopickVoxelSpacing:
+        """Create a voxel spacing, in ångström."""
+        meta = CopickVoxelSpacingMeta(voxel_size=normal(voxel_size))
+        return self._new(CopickVoxelSpacing, meta, exist_ok, layers)
+
+    def refresh_voxel_spacings(self) -> None:
+        self._refresh_kind(VOXEL_SPACING)
+
+    # Picks
+
+    _picks = remembered(PICKS)
+
+    @property
+    def picks(self) -> list[CopickPicks]:
+        return list(self._list(CopickPicks))
+
+    def query_picks(self, *, layers: Layers = None) -> list[CopickPicks]:
+        return self.on(layers)._query(CopickPicks)
+
+    def get_picks(
+        self,
+        object_name: str | Iterable[str] | None = None,
+        user_id: str | Iterable[str] | None = None,
+        session_id: str | Iterable[str] | None = None,
+        *,
+        layers: Layers = None,
+        **unknown: object,
+    ) -> list[CopickPicks]:
+        """The picks whose object, user and session are as given: None = any, several = one of these."""
+        wanted = {"pickable_object_name": object_name, "user_id": user_id, "session_id": session_id}
+        return select(self.on(layers)._list(CopickPicks), unknown, **wanted)
+
+    def new_picks(
+        self,
+        object_name: str,
+        session_id: str,
+        user_id: str | None = None,
+        exist_ok: bool = False,
+        *,
+        layers: Layers = None,
+    ) -> CopickPicks:
+        """Create an empty set of picks and store it.
+
+        Raises:
+            ValueError: The project has no such object, no user is stated, or the picks exist.
+        """
+        meta = CopickPicksFile(
+            pickable_object_name=self.root._known_object(sanitize_name(object_name)),
+            user_id=self.root._user(user_id),
+            session_id=sanitize_name(session_id),
+            run_name=self.name,
+        )
+        return self._new(CopickPicks, meta, exist_ok, layers)
+
+    def user_picks(self) -> list[CopickPicks]:
+        return self._by_user(self.picks)
+
+    def tool_picks(self) -> list[CopickPicks]:
+        return [item for item in self.picks if item.from_tool]
+
+    def refresh_picks(self) -> None:
+        self._refresh_kind(PICKS)
+
+    # Segmentations
+
+    _segmentations = remembered(SEGMENTATION)
+
+    @property
+    def segmentations(self) -> list[CopickSegmentation]:
+        return list(self._list(CopickSegmentation))
+
+    def query_segmentations(self, *, layers: Layers = None) -> list[CopickSegmentation]:
+        return self.on(layers)._query(CopickSegmentation)
+
+    def get_segmentations(
+        self,
+        user_id: str | Iterable[str] | None = None,
+        session_id: str | Iterable[str] | None = None,
+        is_multilabel: bool | None = None,
+        name: str | Iterable[str] | None = None,
+        voxel_size: float | Iterable[float] | None = None,
+        *,
+        layers: Layers = None,
+        **unknown: object,
+    ) -> list[CopickSegmentation]:
+        """The segmentations that are as given: None = any, several = one of these."""
+        wanted = {
+            "user_id": user_id,
+            "session_id": session_id,
+            "is_multilabel": is_multilabel,
+            "name": name,
+            "voxel_size": voxel_size,
+        }
+        return select(self.on(layers)._list(CopickSegmentation), unknown, **wanted)
+
+    def new_segmentation(
+        self,
+        voxel_size: float,
+        name: str,
+        session_id: str,
+        is_multilabel: bool = False,
+        user_id: str | None = None,
+        exist_ok: bool = False,
+        *,
+        layers: Layers = None,
+        **_: object,
+    ) -> CopickSegmentation:
+        """Create an empty segmentation; `from_numpy` fills it.
+
+        Args:
+            voxel_size: In ångström.
+            name: An object of the project; free for multilabel segmentations.
+
+        Raises:
+            ValueError: The project has no such object, no user is stated, or the segmentation exists.
+        """
+        clean = sanitize_name(name)
+        meta = CopickSegmentationMeta(
+            voxel_size=normal(voxel_size),
+            name=clean if is_multilabel else self.root._known_object(clean),
+            user_id=self.root._user(user_id),
+            session_id=sanitize_name(session_id),
+            is_multilabel=is_multilabel,
+        )
+        return self._new(CopickSegmentation, meta, exist_ok, layers)
+
+    def user_segmentations(self) -> list[CopickSegmentation]:
+        return self._by_user(self.segmentations)
+
+    def tool_segmentations(self) -> list[CopickSegmentation]:
+        return [item for item in self.segmentations if item.from_tool]
+
+    def refresh_segmentations(self) -> None:
+        self._refresh_kind(SEGMENTATION)
+
+    def _by_user(self, items: list[Any]) -> list[Any]:
+        """What the project's user made; without one, what any user made."""
+        user = self.root.user_id
+        return [item for item in items if (item.from_user if user is None else item.user_id == user)]
+
+    def _voxel_spacing_factory(self) -> tuple[type[CopickVoxelSpacing], type[CopickVoxelSpacingMeta]]:
+        return CopickVoxelSpacing, CopickVoxelSpacingMeta
+
+    def _picks_factory(self) -> type[CopickPicks]:
+        return CopickPicks
+
+    def _segmentation_factory(self) -> tuple[type[CopickSegmentation], type[CopickSegmentationMeta]]:
+        return CopickSegmentation, CopickSegmentationMeta
+
+    def _invalidate_caches(self) -> None:
+        self.refresh()

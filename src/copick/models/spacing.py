@@ -1,0 +1,66 @@
+"""The tomograms of a run that share one voxel size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from copick.kinds import TOMOGRAM, VOXEL_SPACING
+from copick.meta import CopickTomogramMeta, CopickVoxelSpacingMeta
+from copick.models.entity import Entity, Layers, remembered, select
+from copick.models.volumes import CopickTomogram
+from copick.util.escape import sanitize_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from copick.models.run import CopickRun
+
+
+class CopickVoxelSpacing(Entity):
+    """The tomograms of a run that share one voxel size."""
+
+    kind = VOXEL_SPACING
+    meta: CopickVoxelSpacingMeta
+
+    @property
+    def run(self) -> CopickRun:
+        run: CopickRun = self.parent  # type: ignore[assignment]
+        return run
+
+    @property
+    def voxel_size(self) -> float:
+        """In ångström."""
+        return self.meta.voxel_size
+
+    _tomograms = remembered(TOMOGRAM)
+
+    @property
+    def tomograms(self) -> list[CopickTomogram]:
+        return list(self._list(CopickTomogram))
+
+    def query_tomograms(self, *, layers: Layers = None) -> list[CopickTomogram]:
+        return self.on(layers)._query(CopickTomogram)
+
+    def get_tomogram(self, tomo_type: str, *, layers: Layers = None) -> CopickTomogram | None:
+        """The tomogram of that type, or None."""
+        return self.on(layers)._find(CopickTomogram, CopickTomogramMeta(tomo_type=tomo_type))
+
+    def get_tomograms(
+        self, tomo_type: str | Iterable[str] | None = None, *, layers: Layers = None, **unknown: object
+    ) -> list[CopickTomogram]:
+        """The tomograms of that type or types; all without one."""
+        return select(self.on(layers)._list(CopickTomogram), unknown, tomo_type=tomo_type)
+
+    def new_tomogram(
+        self, tomo_type: str, exist_ok: bool = False, *, layers: Layers = None, **_: object
+    ) -> CopickTomogram:
+        """Create an empty tomogram; `from_numpy` fills it."""
+        return self._new(
+            CopickTomogram, CopickTomogramMeta(tomo_type=sanitize_name(tomo_type)), exist_ok, layers
+        )
+
+    def refresh_tomograms(self) -> None:
+        self._refresh_kind(TOMOGRAM)
+
+    def _tomogram_factory(self) -> tuple[type[CopickTomogram], type[CopickTomogramMeta]]:
+        return CopickTomogram, CopickTomogramMeta
