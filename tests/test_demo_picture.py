@@ -121,3 +121,14 @@ def test_errors_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(CopickError, match=r"pip install 'copick\[plot\]'"):
         draw_orthogonal(volume, 10.0, {}, tmp_path / "p.png", "")
+
+
+@pytest.mark.parametrize("shape", [(184, 630, 630), (36, 206, 94), (20, 600, 60)])
+def test_long_names_fit(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    places = np.array(shape)[None, ::-1] * 5.0
+    names = ["short", "thyroglobulin, template-matching/0", "a-name-of-reasonable-length", "x"]
+    points = dict.fromkeys(names, (places, RED, 40.0))
+    pixels = decoded(
+        draw_orthogonal(np.zeros(shape, np.uint8), 10.0, points, tmp_path / "p.png", "long names")
+    )
+    assert (pixels[:, -8:] == 1).all()

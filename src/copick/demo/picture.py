@@ -30,7 +30,7 @@ NARROWEST_FIGURE = 3.6
 MARGIN, GAP, HEADER = 0.15, 0.14, 0.24
 PANEL_TITLE = 0.21
 NARROWEST_CELL = 1.05  # a panel's title must fit above it
-LEGEND_ROW = 0.21
+LEGEND_ROW, LEGEND_KEY, LETTER = 0.21, 0.33, 0.068  # of the legend: a row, its circle, a letter
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def draw_orthogonal(
     images = {view: _slice(volume, view, cut_at, slab) for view in (_XY, _ZY, _XZ)}
     limits = _contrast(images.values())
 
-    layout = _lay_out(shape, len(drawn))
+    labels = [f"{name} ({len(np.reshape(places, (-1, 3)))})" for name, (places, _, _) in drawn.items()]
+    layout = _lay_out(shape, labels)
     figure = Figure(figsize=layout.size, dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     for view, image in images.items():
@@ -120,7 +121,7 @@ def draw_orthogonal(
         9.5, (width - 2 * left) * 72 / (0.62 * max(len(title), 1))
     )  # letters are about 0.62 of their size wide
     figure.text(left / width, 1 - MARGIN / height, title, ha="left", va="top", size=size, weight="bold")
-    _draw_legend(figure, layout, drawn)
+    _draw_legend(figure, layout, drawn, labels)
     target = Path(path)
     try:
         figure.savefig(target, dpi=DPI)
@@ -129,18 +130,19 @@ def draw_orthogonal(
     return target
 
 
-def _lay_out(shape: Sequence[int], n_names: int) -> _Layout:
+def _lay_out(shape: Sequence[int], labels: Sequence[str]) -> _Layout:
     """xy with zy to its right and xz below it; the legend in the corner if it fits there, below if not."""
     depth, height, width = (float(size) for size in shape)
     scale = min(WIDEST / (width + depth), TALLEST / (height + depth))
     depth, height, width = depth * scale, height * scale, width * scale
     left_cell, right_cell = max(width, NARROWEST_CELL), max(depth, NARROWEST_CELL)
+    label_width = LEGEND_KEY + LETTER * max(map(len, labels), default=0)
     inside = left_cell + GAP + right_cell
-    figure_width = max(inside, NARROWEST_FIGURE) + 2 * MARGIN
+    figure_width = max(inside, NARROWEST_FIGURE, min(WIDEST, label_width)) + 2 * MARGIN
     left = (figure_width - inside) / 2
-    in_corner = depth >= LEGEND_ROW * n_names and right_cell >= 1.3
-    columns = 1 if in_corner else max(1, int((figure_width - 2 * MARGIN) / 1.45))
-    below = 0.0 if in_corner or not n_names else LEGEND_ROW * -(-n_names // columns) + 0.12
+    in_corner = depth >= LEGEND_ROW * len(labels) and right_cell >= label_width
+    columns = 1 if in_corner else min(len(labels), max(1, int((figure_width - 2 * MARGIN) / label_width)))
+    below = 0.0 if in_corner or not labels else LEGEND_ROW * -(-len(labels) // columns) + 0.12
     xz_bottom = MARGIN + below
     xy_bottom = xz_bottom + depth + PANEL_TITLE + 0.06
     figure_height = xy_bottom + height + PANEL_TITLE + HEADER + MARGIN
@@ -154,7 +156,7 @@ def _lay_out(shape: Sequence[int], n_names: int) -> _Layout:
         },
         legend=(zy_left + 0.02, xz_bottom + depth, 1)
         if in_corner
-        else (left, MARGIN + below - 0.12, columns),
+        else (MARGIN, MARGIN + below - 0.12, columns),
     )
 
 
@@ -249,7 +251,7 @@ def _draw_scale_bar(axes: Axes, width: int, voxel_size: float, height_in: float)
     )
 
 
-def _draw_legend(figure: Figure, layout: _Layout, points: Picks) -> None:
+def _draw_legend(figure: Figure, layout: _Layout, points: Picks, labels: Sequence[str]) -> None:
     """Each object's circle, name and number of picks in the whole volume."""
     from matplotlib.lines import Line2D
 
@@ -268,7 +270,6 @@ def _draw_legend(figure: Figure, layout: _Layout, points: Picks) -> None:
         )
         for _, color, _ in points.values()
     ]
-    labels = [f"{name} ({len(np.reshape(places, (-1, 3)))})" for name, (places, _, _) in points.items()]
     figure.legend(
         keys,
         labels,

@@ -412,7 +412,11 @@ def _draw(root: CopickRoot, address: Address, volume: npt.NDArray[Any], path: Pa
     for name, picks in shown.items():
         declared = root.get_object(name)
         color, radius = (declared.color, declared.radius) if declared is not None else (None, None)
-        points[f"{name}, {_author(picks)}"] = (picks.numpy()[0], color or (100, 100, 100, 255), radius)
+        points[f"{name}, {picks.user_id}" if picks.from_user else name] = (
+            picks.numpy()[0],
+            color or (100, 100, 100, 255),
+            radius,
+        )
     middle = np.array(volume.shape[::-1]) * address.voxel_size / 2
     everything = np.concatenate(
         [np.reshape(entry[0], (-1, 3)) for entry in points.values()] or [middle[None]]
