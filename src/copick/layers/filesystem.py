@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 from copick.errors import ConfigError, CopickError, FormatError, LayerError, NotFoundError
@@ -42,6 +43,12 @@ class FilesystemLayer(Layer):
 
     def __repr__(self) -> str:
         return f"<FilesystemLayer {self.name!r} {self.config.root}{' (read-only)' if self.read_only else ''}>"
+
+    @property
+    def location(self) -> str:
+        endpoint = self.config.fs_args.get("endpoint_url") or self.config.fs_args.get("host") or ""
+        root = self.place.root if self.is_local else re.sub(r"//[^/@]*@", "//", self.config.root)
+        return f"{endpoint} {root.rstrip('/')}".strip()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_seen": set()}

@@ -27,6 +27,11 @@ class Layer(ABC):
     name: str
     read_only: bool = False
 
+    @property
+    def location(self) -> str:
+        """What tells this place from any other, without credentials: the cache keeps the data of each apart."""
+        return self.name
+
     @abstractmethod
     def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
         """The children of one kind under `parent` (`None`: the root), by key. A missing parent has none.

@@ -6,6 +6,8 @@ every other failure is its layer's to explain.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 import re
 import secrets
@@ -122,41 +124,30 @@ class RemotePlace:
         self.url, self.fs_args, self.timeout_s = url.rstrip("/"), fs_args, timeout_s
         self.protocol = url.partition("://")[0]
         self.is_http = self.protocol in {"http", "https"}
-        self._open: dict[tuple[str, int], tuple[Any, str]] = {}
+        self._open: tuple[int, Any, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": None}
 
     @property
     def fs(self) -> Any:
-        return self._opened("sync")[0]
+        return self._opened()[1]
 
     @property
     def root(self) -> str:
-        return self._opened("sync")[1]
+        return self._opened()[2]
 
-    def _opened(self, mode: str) -> tuple[Any, str]:
-        """The filesystem and the root's path in it; each process has its own, as connections survive no fork."""
-        key = (mode, os.getpid())
-        if key not in self._open:
-            self._open = {k: v for k, v in self._open.items() if k[1] == key[1]}
-            self._open[key] = self._connected(asynchronous=mode == "async")
-        return self._open[key]
+    def _opened(self) -> tuple[int, Any, str]:
+        """This process's filesystem (connections survive no fork), and the path of the root in it."""
+        if self._open is None or self._open[0] != os.getpid():
+            import fsspec
 
-    def _connected(self, asynchronous: bool) -> tuple[Any, str]:
-        import fsspec
-
-        cls = filesystem_class(self.protocol)
-        options = with_timeouts(self.protocol, self.fs_args, self.timeout_s)
-        if asynchronous and cls.async_impl:
-            options["asynchronous"] = True
-        # No instance cache: layers must not share listings, nor a process its parent's sockets.
-        fs, root = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
-        if asynchronous and not cls.async_impl:
-            from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-
-            fs = AsyncFileSystemWrapper(fs, asynchronous=True)
-        return fs, str(root).rstrip("/") if self.is_http else str(root)
+            filesystem_class(self.protocol)
+            options = with_timeouts(self.protocol, self.fs_args, self.timeout_s)
+            # No instance cache: layers must not share listings, nor a process its parent's sockets.
+            fs, root = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
+            self._open = (os.getpid(), fs, str(root).rstrip("/") if self.is_http else str(root))
+        return self._open
 
     def _at(self, path: str) -> str:
         if self.is_http:
@@ -220,7 +211,12 @@ class RemotePlace:
     def store(self, path: str, read_only: bool) -> Store:
         from zarr.storage import FsspecStore
 
-        fs, _ = self._opened("async")
+        if self.fs.async_impl:
+            fs: Any = OnItsOwnLoop(self.fs)
+        else:
+            from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+            fs = AsyncFileSystemWrapper(self.fs, asynchronous=True)
         return FsspecStore(fs, read_only=read_only, path=self._at(path))
 
     def missing_root(self, read_only: bool) -> str | None:
@@ -243,8 +239,42 @@ class RemotePlace:
         return None
 
     def forget(self) -> None:
-        if ("sync", os.getpid()) in self._open:
+        if self._open is not None:
             self.fs.invalidate_cache()
+
+
+class OnItsOwnLoop:
+    """An fsspec filesystem whose coroutines may be awaited on any loop; they run on fsspec's.
+
+    zarr has a loop of its own. A second filesystem for it would hold connections of its own, which nobody closes.
+    """
+
+    async_impl = True
+    asynchronous = True
+
+    def __init__(self, fs: Any) -> None:
+        self._fs = fs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OnItsOwnLoop, (self._fs,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OnItsOwnLoop) and self._fs == other._fs
+
+    def __hash__(self) -> int:
+        return hash(self._fs)
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._fs, name)
+        if not inspect.iscoroutinefunction(member):
+            return member
+
+        async def run(*args: Any, **kwargs: Any) -> Any:
+            return await asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(member(*args, **kwargs), self._fs.loop)
+            )
+
+        return run
 
 
 def found_folder(listed: list[dict[str, Any]]) -> bool:

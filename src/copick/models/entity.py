@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from copick.errors import AlreadyExistsError, FormatError
 from copick.kinds import Kind, Ref, normal
+from copick.util.words import nearest
 
 if TYPE_CHECKING:
     from copick.layers.layer import Layer

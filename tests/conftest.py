@@ -1,0 +1,48 @@
+"""What several test modules share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _no_cache_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COPICK_CACHE_DIR", raising=False)
+    monkeypatch.delenv("COPICK_CACHE_SIZE", raising=False)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of an S3 server on this machine."""
+    server_module = pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_args(s3_server: str) -> dict[str, Any]:
+    """fs_args that reach `s3_server`."""
+    return {"endpoint_url": s3_server, "key": "test", "secret": "test"}
+
+
+@pytest.fixture
+def s3_bucket(s3_args: dict[str, Any]) -> Iterator[str]:
+    """Name of an empty bucket."""
+    import uuid
+
+    import fsspec
+
+    fs = fsspec.filesystem("s3", skip_instance_cache=True, **s3_args)
+    name = f"copick-{uuid.uuid4().hex[:12]}"
+    fs.mkdir(name)
+    yield name
+    fs.rm(name, recursive=True)
