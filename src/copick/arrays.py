@@ -137,7 +137,9 @@ class ArrayBase:
             if isinstance(item, int | np.integer):
                 at = int(item)
                 if not -self.shape[axis] <= at < self.shape[axis]:
-                    raise IndexError(f"index {at} is out of bounds for axis {axis} with size {self.shape[axis]}")
+                    raise IndexError(
+                        f"index {at} is out of bounds for axis {axis} with size {self.shape[axis]}"
+                    )
                 at %= self.shape[axis]
                 slices.append(slice(at, at + 1))
                 drop.append(axis)
@@ -178,14 +180,18 @@ def check_boxes(starts: npt.ArrayLike, size: Sequence[int], shape: Sequence[int]
     if corners.size == 0:
         corners = corners.reshape(0, len(shape))
     if corners.ndim != 2 or corners.shape[1] != len(shape) or len(size) != len(shape):
-        raise ValueError(f"starts must be (n, {len(shape)}) and size {len(shape)} long for an array of shape {tuple(shape)}")
+        raise ValueError(
+            f"starts must be (n, {len(shape)}) and size {len(shape)} long for an array of shape {tuple(shape)}"
+        )
     if not (np.issubdtype(corners.dtype, np.integer) or corners.size == 0):
         raise ValueError(f"starts must be integers (voxels), not {corners.dtype}")
     corners = np.ascontiguousarray(corners, dtype=np.int64)
     outside = ((corners < 0) | (corners + np.asarray(size) > np.asarray(shape))).any(axis=1)
     if outside.any() or min(size, default=1) < 0:
         first = corners[outside.argmax()].tolist() if outside.any() else []
-        raise IndexError(f"box at {first} of size {tuple(size)} reaches outside the array of shape {tuple(shape)}")
+        raise IndexError(
+            f"box at {first} of size {tuple(size)} reaches outside the array of shape {tuple(shape)}"
+        )
     return corners
 
 
@@ -205,7 +211,7 @@ class ZarrArray(ArrayBase):
             data = np.asarray(self._array[selection.slices]).reshape(selection.count)
         except CopickError:
             raise
-        except Exception as error:  # noqa: BLE001 (codecs and stores raise what they like)
+        except Exception as error:
             raise source_error(error, self._where) from error
         data = data[selection.flips]
         if out is None:
@@ -220,10 +226,15 @@ def source_error(error: Exception, where: str) -> CopickError:
         return error
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, OSError | TimeoutError) or any(
-        base.__module__.partition(".")[0] in {"aiohttp", "botocore", "asyncssh"} for base in type(error).__mro__
+        base.__module__.partition(".")[0] in {"aiohttp", "botocore", "asyncssh"}
+        for base in type(error).__mro__
     ):
-        return LayerError(f"{where} could not be read ({text}); check that the place is reachable and that you may read it")
-    return FormatError(f"{where} cannot be decoded ({text}); the file is truncated, corrupt or of an unknown format")
+        return LayerError(
+            f"{where} could not be read ({text}); check that the place is reachable and that you may read it"
+        )
+    return FormatError(
+        f"{where} cannot be decoded ({text}); the file is truncated, corrupt or of an unknown format"
+    )
 
 
 def open_array(store: Store, path: str, where: str) -> ArraySource:
@@ -246,7 +257,7 @@ def open_array(store: Store, path: str, where: str) -> ArraySource:
         raise
     except (FileNotFoundError, KeyError):
         raise missing_array(store, path, where) from None
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise source_error(error, f"{where}/{path}") from error
 
 

@@ -1,0 +1,14 @@
+"""The chunk cache: decoded chunks of remote arrays as files on a local disk, shared by every process of the machine.
+
+Reading goes from the top down:
+
+    array.py    CachedArray: a region is copied out of cached chunks by the native core; what is missing is fetched
+    store.py    CachingZarrStore: the same chunks as a zarr store
+    source.py   the array at its source, with its metadata fetched once
+    geometry.py how a source array is divided into cached chunks, and the metadata that describes them to zarr
+    manager.py  CacheManager: the folder of one cache: budget, eviction, warnings, statistics
+    journal.py  entries.db: what lies in the folder and when it was used; a hint that can be lost
+    locks.py    locks between processes; info.py: `.cache_info` files
+
+A failure of the cache never reaches a reader: it is counted, logged once, and the data comes from the source.
+"""

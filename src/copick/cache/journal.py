@@ -1,0 +1,200 @@
+"""`entries.db`: which chunks lie in the cache folder, and when each was last used. A hint: losing it costs no data.
+
+One writer thread per process, started at the first read, takes what the native core noted (a lossy ring of touches) and what was
+inserted or removed, and writes it in one transaction every few seconds. A batch that cannot be written is dropped. The database has
+no write-ahead log: rare batches gain nothing from it, and its use by many processes has had corrupting bugs (SQLite before 3.51.3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sqlite3
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+logger = logging.getLogger("copick.cache")
+
+SCHEMA = 1
+INTERVAL_S = 5.0
+BATCH = 1000
+_TABLES = """
+CREATE TABLE IF NOT EXISTS arrays (id INTEGER PRIMARY KEY, folder TEXT NOT NULL, layout TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS chunks (array INTEGER NOT NULL, chunk INTEGER NOT NULL, bytes INTEGER NOT NULL,
+                                   accessed INTEGER NOT NULL, PRIMARY KEY (array, chunk)) WITHOUT ROWID;
+"""
+
+Rows = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
+
+
+class Journal:
+    """The database of one cache folder, as one process uses it."""
+
+    def __init__(
+        self, path: Path, drain: Callable[[], npt.NDArray[np.uint64]], tick: Callable[[], None]
+    ) -> None:
+        self.path = path
+        self.rebuild_wanted = False
+        self.failures = 0
+        self._drain, self._tick = drain, tick
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Forget threads, locks and pending rows: in a forked child they are the parent's."""
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._arrays: dict[int, tuple[str, str]] = {}
+        self._inserted: dict[tuple[int, int], tuple[int, int]] = {}
+        self._removed: list[tuple[int, int]] = []
+
+    def start(self) -> None:
+        """Start the writer thread, once per process."""
+        with self._wake:
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(target=self._run, name="copick-journal", daemon=True)
+                self._thread.start()
+
+    def note_array(self, id: int, folder: str, layout: dict[str, Any]) -> None:
+        with self._wake:
+            self._arrays[id] = (folder, json.dumps(layout))
+
+    def note_inserted(self, array: int, chunks: Iterable[int], size: int, stamp: int) -> None:
+        with self._wake:
+            self._inserted.update({(array, chunk): (size, stamp) for chunk in chunks})
+            if len(self._inserted) >= BATCH:
+                self._wake.notify()
+
+    def note_removed(self, keys: Iterable[tuple[int, int]]) -> None:
+        with self._wake:
+            for key in keys:
+                self._inserted.pop(key, None)
+                self._removed.append(key)
+
+    def stop(self) -> None:
+        """Write what is pending and end the thread. Takes at most a few seconds."""
+        with self._wake:
+            thread, self._thread, self._stopping = self._thread, None, True
+            self._wake.notify()
+        if thread is not None and thread.is_alive():
+            thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if not self._stopping:
+                    self._wake.wait(INTERVAL_S)
+                stopping = self._stopping
+            if not stopping:
+                try:
+                    self._tick()
+                except OSError as error:
+                    logger.debug("cache upkeep failed: %s", error)
+            self.flush()
+            if stopping:
+                return
+
+    def flush(self) -> bool:
+        """Write what is pending, now. False if it could not be written and was dropped."""
+        touches = self._drain()
+        with self._wake:
+            arrays, self._arrays = self._arrays, {}
+            inserted, self._inserted = self._inserted, {}
+            removed, self._removed = self._removed, []
+        if not (arrays or inserted or removed or touches.size):
+            return True
+        try:
+            with self._open() as db:
+                db.execute("BEGIN IMMEDIATE")
+                db.executemany(
+                    "INSERT OR REPLACE INTO arrays VALUES (?, ?, ?)",
+                    [(id, *row) for id, row in arrays.items()],
+                )
+                db.executemany("DELETE FROM chunks WHERE array = ? AND chunk = ?", removed)
+                db.executemany(
+                    "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)",
+                    [(*key, *row) for key, row in inserted.items()],
+                )
+                array, chunk, stamp = (column.tolist() for column in touches)
+                db.executemany(
+                    "UPDATE chunks SET accessed = max(accessed, ?) WHERE array = ? AND chunk = ?",
+                    zip(stamp, array, chunk, strict=True),
+                )
+                db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._failed(error)
+            return False
+        return True
+
+    def load(self) -> tuple[dict[int, tuple[str, dict[str, Any]]], Rows] | None:
+        """All arrays (id → folder, layout) and all chunks (array, chunk, bytes, accessed). None if the database is of no use."""
+        if not self.path.exists():
+            return None
+        try:
+            with self._open() as db:
+                arrays = {
+                    id: (folder, json.loads(layout))
+                    for id, folder, layout in db.execute("SELECT * FROM arrays")
+                }
+                rows = db.execute("SELECT array, chunk, bytes, accessed FROM chunks").fetchall()
+        except (sqlite3.Error, ValueError) as error:
+            self._failed(error)
+            return None
+        table = np.array(rows, np.uint64).reshape(-1, 4)
+        array, chunk, size, stamp = (np.ascontiguousarray(table[:, i]) for i in range(4))
+        return arrays, (array, chunk, size, stamp)
+
+    def replace(
+        self, arrays: dict[int, tuple[str, dict[str, Any]]], rows: Iterable[tuple[int, int, int, int]]
+    ) -> None:
+        """Make the database say exactly this: the result of a rescan."""
+        try:
+            with self._open() as db:
+                db.execute("BEGIN IMMEDIATE")
+                db.execute("DELETE FROM arrays")
+                db.execute("DELETE FROM chunks")
+                db.executemany(
+                    "INSERT INTO arrays VALUES (?, ?, ?)",
+                    [(id, folder, json.dumps(layout)) for id, (folder, layout) in arrays.items()],
+                )
+                db.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)", rows)
+                db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._failed(error)
+
+    @contextlib.contextmanager
+    def _open(self) -> Any:
+        """A connection for one use: nothing is kept open, so nothing is inherited by a fork."""
+        db = sqlite3.connect(self.path, timeout=5, isolation_level=None)
+        try:
+            db.execute("PRAGMA synchronous = OFF")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                self.rebuild_wanted = True  # new, or emptied: only the files know what there is
+                db.executescript(_TABLES + f"PRAGMA user_version = {SCHEMA}")
+            elif version != SCHEMA:
+                raise sqlite3.OperationalError(f"schema version {version} is not {SCHEMA}")
+            yield db
+        finally:
+            db.close()
+
+    def _failed(self, error: Exception) -> None:
+        """Count a failure; a damaged or foreign database is set aside, and the index made anew from the files."""
+        self.failures += 1
+        if self.failures == 1:
+            logger.warning(
+                "the cache index %s cannot be used (%s); reading goes on without it", self.path, error
+            )
+        # Locked, full, read-only and of a newer version are OperationalErrors: the file is left as it is.
+        if not isinstance(error, sqlite3.OperationalError) or "no such" in str(error):
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            self.rebuild_wanted = True

@@ -1,0 +1,174 @@
+"""Locks between processes: byte ranges of one file, released by the kernel when their holder dies.
+
+Linux has open-file-description locks, which threads and forks handle sanely. Elsewhere a lock is `flock` on one of a few hundred
+small files, or a locked byte on Windows: coarser, with the same promises.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_OFD: Any = getattr(fcntl, "F_OFD_SETLK", None)
+_SLOTS: Final = 256
+_BUSY: Final = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+
+
+class RangeLocks:
+    """Exclusive locks named by numbers, shared by all processes that use the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fd: int | None = None
+        self._held: set[int] = (
+            set()
+        )  # by threads of this process: one descriptor's locks do not exclude each other
+        self._mutex = threading.Lock()
+
+    @contextmanager
+    def hold(self, number: int, timeout: float) -> Iterator[bool]:
+        """Hold lock `number` inside the block; yields False if that was not possible within `timeout` seconds.
+
+        Excludes other threads of this process too. Not re-entrant. Raises OSError if the lock file cannot be used.
+        """
+        unlock = None
+        deadline, pause = time.monotonic() + timeout, 0.001
+        try:
+            while True:
+                try:
+                    unlock = self._lock(number)
+                    break
+                except OSError as error:
+                    if error.errno not in _BUSY or time.monotonic() >= deadline:
+                        break
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.05)
+            yield unlock is not None
+        finally:
+            if unlock is not None:
+                unlock()
+
+    def after_fork(self) -> None:
+        """In a forked child: let go of the parent's descriptor, or it would keep the parent's locks should the parent die."""
+        self._mutex = threading.Lock()
+        self._held = set()
+        if self._fd is not None:
+            os.close(self._fd)  # releases nothing while the parent has it open
+            self._fd = None
+
+    def _lock(self, number: int) -> Callable[[], None]:
+        """Take the lock and return what releases it. Raises OSError, EAGAIN if it is taken."""
+        with self._mutex:
+            if number in self._held:
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            release = self._lock_range(number) if _OFD is not None else self._lock_file(number)
+            self._held.add(number)
+
+        def unlock() -> None:
+            with self._mutex:
+                self._held.discard(number)
+                release()
+
+        return unlock
+
+    def _lock_range(self, number: int) -> Callable[[], None]:
+        if self._fd is None:
+            self._fd = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd, start = self._fd, number & (2**62 - 1)
+        fcntl.fcntl(fd, _OFD, _flock(fcntl.F_WRLCK, start))
+
+        def release() -> None:
+            fcntl.fcntl(fd, _OFD, _flock(fcntl.F_UNLCK, start))
+
+        return release
+
+    def _lock_file(self, number: int) -> Callable[[], None]:
+        fd = os.open(self._folder / f"lock-{number % _SLOTS:03d}", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if fcntl is not None:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                import msvcrt
+
+                msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            os.close(fd)
+            raise
+        return lambda: os.close(fd)
+
+    def __del__(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+
+def _flock(kind: int, start: int) -> bytes:
+    """`struct flock` of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid (which must be 0 for these locks)."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, 1, 0)
+
+
+class SharedTotal:
+    """Two numbers that all processes of a cache add to: the bytes in the folder, and how often something was evicted.
+
+    Kept in a small file under a lock; each number is stored twice, once inverted. A file that does not check is `None` until
+    `set` is called, as it is after a crash or damage.
+    """
+
+    _FORMAT = struct.Struct("<qqqq")
+    _LOCK = 1
+
+    def __init__(self, path: Path, locks: RangeLocks) -> None:
+        self._path, self._locks, self._mutex = path, locks, threading.Lock()
+
+    def after_fork(self) -> None:
+        self._mutex = threading.Lock()
+
+    def add(self, size: int = 0, evictions: int = 0) -> tuple[int, int] | None:
+        """Add to both; the new values, or None if the file is missing or damaged. Raises OSError."""
+        with self._mutex, self._locks.hold(self._LOCK, timeout=5):
+            try:
+                data = self._path.read_bytes()
+            except FileNotFoundError:
+                return None
+            values = self._parse(data)
+            if values is None or not (size or evictions):
+                return values
+            values = (max(values[0] + size, 0), values[1] + evictions)
+            self._write(values)
+            return values
+
+    def set(self, size: int) -> None:
+        """Start from `size` bytes. Raises OSError."""
+        with self._mutex, self._locks.hold(self._LOCK, timeout=5):
+            try:
+                values = self._parse(self._path.read_bytes())
+            except FileNotFoundError:
+                values = None
+            self._write((size, values[1] if values else 0))
+
+    def _parse(self, data: bytes) -> tuple[int, int] | None:
+        if len(data) != self._FORMAT.size:
+            return None
+        size, size_inverted, evictions, evictions_inverted = self._FORMAT.unpack(data)
+        return (size, evictions) if (size, evictions) == (~size_inverted, ~evictions_inverted) else None
+
+    def _write(self, values: tuple[int, int]) -> None:
+        data = self._FORMAT.pack(values[0], ~values[0], values[1], ~values[1])
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.write(fd, data)
+        finally:
+            os.close(fd)

@@ -1,0 +1,210 @@
+"""The array at its source: a zarr array whose metadata is fetched once, in as few requests as the protocol allows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Literal
+
+from zarr.abc.store import ByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+
+from copick.arrays import missing_array, source_error
+from copick.errors import FormatError
+from copick.stores import run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    import zarr
+
+_SHARD_INDEXES = 256  # remembered per store
+
+
+class SourceStore(Store):
+    """The parent's store, read-only, with documents that are known already and shard indexes remembered.
+
+    Not sync-capable on purpose: zarr then always asks `get`, where what is known is answered without a request.
+    """
+
+    supports_writes = False
+    supports_deletes = False
+    supports_partial_writes = False
+    supports_listing = True
+
+    def __init__(self, parent: Store, known: dict[str, bytes | None]) -> None:
+        super().__init__(read_only=True)
+        self._parent, self._known = parent, known
+        self._indexes: OrderedDict[tuple[str, int], Buffer | None] = OrderedDict()
+        self._mutex = threading.Lock()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SourceStore) and self._parent == other._parent
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        if key in self._known and byte_range is None:
+            data = self._known[key]
+            return None if data is None else prototype.buffer.from_bytes(data)
+        if not isinstance(byte_range, SuffixByteRequest):
+            return await self._parent.get(key, prototype, byte_range)
+        # Only the sharding codec asks for the end of a file: the index of the shard, needed for each of its chunks.
+        at = (key, byte_range.suffix)
+        with self._mutex:
+            if at in self._indexes:
+                return self._indexes[at]
+        index = await self._parent.get(key, prototype, byte_range)
+        with self._mutex:
+            self._indexes[at] = index
+            while len(self._indexes) > _SHARD_INDEXES:
+                self._indexes.popitem(last=False)
+        return index
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return list(
+            await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
+        )
+
+    async def exists(self, key: str) -> bool:
+        if key in self._known:
+            return self._known[key] is not None
+        return await self._parent.exists(key)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+
+    async def delete(self, key: str) -> None:
+        self._check_writable()
+
+    def list(self) -> AsyncIterator[str]:
+        return self._parent.list()
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        return self._parent.list_prefix(prefix)
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        return self._parent.list_dir(prefix)
+
+
+def fetch(store: Store, keys: Iterable[str]) -> dict[str, bytes | None]:
+    """Several small documents at the same time; None for those that are not there."""
+    names = list(dict.fromkeys(keys))
+
+    async def ask() -> list[Buffer | None]:
+        return await asyncio.gather(*(store.get(name, default_buffer_prototype()) for name in names))
+
+    return {
+        name: None if data is None else data.to_bytes() for name, data in zip(names, run(ask()), strict=True)
+    }
+
+
+def join(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
+
+
+class Source:
+    """One volume at its source. Knows which zarr format it has, and its documents, once asked.
+
+    `where` names it in errors; `open_store` gives the parent's store (asked for once per process).
+    """
+
+    def __init__(
+        self, open_store: Callable[[], Store], where: str, formats: dict[str, int] | None = None
+    ) -> None:
+        """`formats` is shared by the volumes of a layer: what one of them is, the next one probably is too."""
+        self.where = where
+        self._open_store = open_store
+        self._formats = {} if formats is None else formats
+        self._known: dict[str, bytes | None] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Connections and locks belong to one process."""
+        self._pid = os.getpid()
+        self._mutex = threading.RLock()
+        self._store: Store | None = None
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+
+    @property
+    def store(self) -> Store:
+        if self._pid != os.getpid():
+            self._begin()
+        with self._mutex:
+            if self._store is None:
+                self._store = self._open_store()
+            return self._store
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._open_store, self.where, self._formats)
+
+    def documents(self, path: str) -> dict[str, bytes | None]:
+        """The metadata of the root group and of the node at `path`: at most four requests, at the same time.
+
+        Two if another volume of the layer has told its zarr format, and the others only if this one differs.
+        """
+        store = self.store
+        v2 = [join(path, ".zarray"), ".zattrs"]
+        v3 = [join(path, "zarr.json"), "zarr.json"]
+        rounds = {2: [v2, v3], 3: [v3, v2]}.get(self._formats.get("zarr", 0), [[*v2, *v3]])
+        with self._mutex:
+            for keys in rounds:
+                lacking = [key for key in keys if key not in self._known]
+                if lacking:
+                    try:
+                        self._known.update(fetch(store, lacking))
+                    except Exception as error:
+                        raise source_error(error, join(self.where, path)) from error
+                if self._known[keys[0]] is not None:
+                    break
+            return dict(self._known)
+
+    def open_array(self, path: str) -> zarr.Array[Any]:
+        """The array at `path`; opened once per process.
+
+        Raises:
+            NotFoundError: There is none; the text names those there are.
+            FormatError: Its metadata cannot be understood.
+            LayerError: The place failed.
+        """
+        store = self.store
+        with self._mutex:
+            if path not in self._arrays:
+                self._arrays[path] = self._open(store, path)
+            return self._arrays[path]
+
+    def _open(self, store: Store, path: str) -> zarr.Array[Any]:
+        import zarr
+
+        known = self.documents(path)
+        v2, v3 = known.get(join(path, ".zarray")), known.get(join(path, "zarr.json"))
+        zarr_format: Literal[2, 3] = 3 if v3 is not None and _node_type(v3) != "group" else 2
+        if zarr_format == 2 and v2 is None:
+            raise missing_array(store, path, self.where)
+        # Attributes of an array change nothing about its data, so they are not worth a request.
+        answers = {**known, join(path, ".zattrs"): None}
+        try:
+            array = zarr.open_array(SourceStore(store, answers), path=path, mode="r", zarr_format=zarr_format)
+        except Exception as error:
+            name = join(self.where, path, ".zarray" if zarr_format == 2 else "zarr.json")
+            raise FormatError(f"{name} cannot be understood ({type(error).__name__}: {error})") from error
+        self._formats["zarr"] = zarr_format
+        return array
+
+    def forget(self) -> None:
+        """Ask for everything again."""
+        with self._mutex:
+            self._known, self._arrays = {}, {}
+
+
+def _node_type(document: bytes) -> str | None:
+    try:
+        parsed = json.loads(document)
+    except ValueError:
+        return None
+    return parsed.get("node_type") if isinstance(parsed, dict) else None

@@ -1,0 +1,265 @@
+"""The cached chunks of a volume as a zarr store, so that `zarr.open(tomogram.zarr())` and all that is built on it are cached too.
+
+Zarr sees uncompressed arrays in the cache's chunk grid: metadata made from the source's, chunks straight from the cached files
+(verified when first used by this process). Everything else in the group is the source's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+
+from copick.arrays import ArraySource, ZarrArray
+from copick.cache import info
+from copick.cache.array import CachedArray
+from copick.cache.geometry import chunk_index, zarr_document
+from copick.cache.source import Source, fetch, join
+from copick.errors import NotFoundError
+from copick.stores import MappingCalls
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Set as AbstractSet
+
+    from copick.cache.manager import CacheManager
+
+_METADATA = (".zarray", ".zattrs", ".zgroup", "zarr.json")
+"""Consolidated metadata (`.zmetadata`) describes the source's chunks and is not passed on."""
+_DOCUMENTS = ".zarr_info"
+"""File with the source's metadata documents of a group or array, beside `.cache_info`."""
+
+
+class CachingZarrStore(MappingCalls):
+    """A read-only zarr store of one volume, cached; also a mapping of keys to bytes.
+
+    Args:
+        local_path: Where the volume is cached: a folder under the cache's root.
+        parent_store: The volume's store at its source, or what opens it (called when the source is first needed).
+        cache_manager: The cache.
+        layer: Name of the layer that is cached, for errors and `.cache_info`.
+        where: Name of the volume in errors.
+        formats: Shared by the volumes of a layer, see `Source`.
+    """
+
+    supports_writes = False
+    supports_deletes = False
+    supports_partial_writes = False
+    supports_listing = True
+
+    def __init__(
+        self,
+        local_path: str | Path,
+        parent_store: Store | Callable[[], Store],
+        cache_manager: CacheManager,
+        *,
+        layer: str = "",
+        where: str = "",
+        formats: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__(read_only=True)
+        self.local_path, self.cache_manager, self.layer = Path(local_path), cache_manager, layer
+        self._source = Source(
+            parent_store if callable(parent_store) else lambda: parent_store,
+            where or self.local_path.name,
+            formats,
+        )
+
+    @property
+    def parent_store(self) -> Store:
+        """The volume's store at its source."""
+        return self._source.store
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CachingZarrStore) and self.local_path == other.local_path
+
+    def __repr__(self) -> str:
+        return f"<CachingZarrStore of {self._source.where!r} in {self.local_path}>"
+
+    # Arrays
+
+    def open_array(self, path: str) -> ArraySource:
+        """The array at `path`, read by the native core where its items have a fixed size. See `copick.arrays.open_array`."""
+        array = self._cached(path)
+        if array is not None:
+            return array
+        return ZarrArray(self._source.open_array(path), f"{self._source.where}/{path}")
+
+    def _cached(self, path: str) -> CachedArray | None:
+        folder = self.local_path / path if path else self.local_path
+        if not folder.resolve().is_relative_to(self.cache_manager.cache_root):
+            raise NotFoundError(f"{self._source.where} has no array {path!r}")
+        array = self.cache_manager.arrays.get(str(folder))
+        if array is None:
+            array = CachedArray.open(self.cache_manager, folder, self._source, path, self.layer)
+            if array is not None:
+                self.cache_manager.arrays[str(folder)] = array
+        return array
+
+    def _places(self, key: str) -> list[tuple[str, str]]:
+        """The ways to read a key as array path and chunk name. Levels lie in the group itself, so there are few."""
+        parts = key.split("/")
+        return [("/".join(parts[:n]), "/".join(parts[n:])) for n in range(min(len(parts), 3))]
+
+    def _is_array(self, path: str) -> bool:
+        return f"{self.local_path / path}" in self.cache_manager.arrays or any(
+            _is_array_document(name, data) for name, data in self._documents(path).items()
+        )
+
+    # Store
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        # Finding and mapping a cached chunk takes microseconds; all that asks the source runs on another thread, because the
+        # source's own zarr calls need the event loop that we are on.
+        data = self._held(key)
+        if data is None:
+            data = await asyncio.get_running_loop().run_in_executor(
+                self.cache_manager.waiters, self._fetched, key
+            )
+        if data is None:
+            return None
+        return prototype.buffer.from_array_like(_cut(np.frombuffer(data, np.uint8), byte_range))
+
+    def _held(self, key: str) -> Any | None:
+        """The bytes of a chunk that is cached here; None if it is not, or all fill value."""
+        for path, name in self._places(key):
+            array = self.cache_manager.arrays.get(str(self.local_path / path))
+            if array is not None and (index := chunk_index(array.geometry, name)) is not None:
+                block = array.held(index)
+                return block if block is not None and len(block) else None
+        return None
+
+    def _fetched(self, key: str) -> Any | None:
+        """The bytes of any key, from wherever they are."""
+        name = key.rpartition("/")[2]
+        if name in _METADATA:
+            return self._metadata(key)
+        if name == ".zmetadata":
+            return None
+        for path, chunk in self._places(key):
+            if self._is_array(path) and (array := self._cached(path)) is not None:
+                index = chunk_index(array.geometry, chunk)
+                return None if index is None else array.chunk(index)
+        return fetch(self.parent_store, [key])[key]
+
+    def _metadata(self, key: str) -> bytes | None:
+        """A metadata document: a group's is the source's, an array's is made from the source's."""
+        path, _, name = key.rpartition("/")
+        documents = self._documents(path)
+        data = documents.get(name)
+        if data is None:
+            return None
+        if _is_array_document(name, data):
+            array = self._cached(path)  # if its items have no fixed size, zarr reads the source's chunks
+            known = {join(path, each): document for each, document in documents.items()}
+            return data if array is None else zarr_document(array.geometry, known, path, stored=None)[1]
+        if name != "zarr.json":
+            return data
+        group = json.loads(data)
+        group.pop("consolidated_metadata", None)
+        return json.dumps(group).encode()
+
+    def _documents(self, path: str) -> dict[str, bytes | None]:
+        """The metadata documents of the node at `path`, as the source has them; kept in `.zarr_info` once asked for."""
+        file = self.local_path / path / _DOCUMENTS
+        cached = info.read(file)
+        if cached is not None:
+            return {name: None if text is None else text.encode() for name, text in cached.items()}
+        known = self._source.documents(path)
+        documents = {name: known[key] for name in _METADATA if (key := join(path, name)) in known}
+        if documents.get(".zarray") is not None:
+            documents[".zgroup"] = None
+        elif documents.get(".zattrs") is not None and not path:
+            documents[".zgroup"] = b'{"zarr_format": 2}'
+        is_v3 = documents.get("zarr.json") is not None
+        lacking = [] if is_v3 else [name for name in _METADATA if name not in documents]
+        fetched = fetch(self.parent_store, [join(path, name) for name in lacking]) if lacking else {}
+        documents.update({name: fetched[join(path, name)] for name in lacking})
+        if any(data is not None for data in documents.values()):
+            try:
+                texts = {name: None if data is None else data.decode() for name, data in documents.items()}
+                info.write(file, info.seal(texts))
+            except (OSError, UnicodeDecodeError) as error:
+                self.cache_manager.failed("metadata", error)
+        return documents
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return list(
+            await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
+        )
+
+    async def exists(self, key: str) -> bool:
+        return await self.get(key, default_buffer_prototype()) is not None
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+
+    async def delete(self, key: str) -> None:
+        self._check_writable()
+
+    def list(self) -> AsyncIterator[str]:
+        return self.list_prefix("")
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """The keys under `prefix`: the source's, with each of its chunks replaced by the cached chunks that hold its data."""
+        there = {key async for key in self.parent_store.list_prefix(prefix)}
+        arrays = {key.rpartition("/")[0] for key in there if key.endswith((".zarray", "zarr.json"))}
+        if prefix:
+            arrays |= {path for path, _ in self._places(prefix)}
+        wait = asyncio.get_running_loop().run_in_executor
+        keys = {key for key in there if key.rpartition("/")[2] in _METADATA}
+        for path in sorted(arrays):
+            keys |= await wait(self.cache_manager.waiters, self._chunk_keys, path, there)
+        for key in sorted(keys):
+            if key.startswith(prefix):
+                yield key
+
+    def _chunk_keys(self, path: str, there: AbstractSet[str]) -> AbstractSet[str]:
+        """The keys of the cached chunks of an array whose source chunks are `there`."""
+        if not self._is_array(path) or (array := self._cached(path)) is None:
+            return set()
+        return {join(path, name) for name in array.chunk_names(lambda key: join(path, key) in there)}
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """The names directly under `prefix`."""
+        base = prefix.strip("/")
+        wait = asyncio.get_running_loop().run_in_executor
+        inside = [path for path, _ in self._places(base + "/") if path or base == ""]
+        if any([await wait(self.cache_manager.waiters, self._is_array, path) for path in inside]):
+            start = f"{base}/" if base else ""
+            names = {key[len(start) :].partition("/")[0] async for key in self.list_prefix(start)}
+        else:
+            names = {name async for name in self.parent_store.list_dir(prefix) if name != ".zmetadata"}
+        for name in sorted(names):
+            yield name
+
+
+def _is_array_document(name: str, data: bytes | None) -> bool:
+    if data is None or name not in (".zarray", "zarr.json"):
+        return False
+    if name == ".zarray":
+        return True
+    try:
+        return bool(json.loads(data).get("node_type") == "array")
+    except (ValueError, AttributeError):
+        return False
+
+
+def _cut(data: np.ndarray[Any, Any], byte_range: ByteRequest | None) -> np.ndarray[Any, Any]:
+    """The bytes that a store's caller asked for."""
+    if isinstance(byte_range, RangeByteRequest):
+        return data[byte_range.start : byte_range.end]
+    if isinstance(byte_range, OffsetByteRequest):
+        return data[byte_range.offset :]
+    if isinstance(byte_range, SuffixByteRequest):
+        return data[-byte_range.suffix :] if byte_range.suffix else data[:0]
+    return data

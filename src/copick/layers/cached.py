@@ -1,0 +1,174 @@
+"""A layer seen through the cache. It wraps its parent and takes its place in the stack, under the parent's name.
+
+Listings and documents are remembered in the cache folder for `max_age`; arrays go through `CachingZarrStore`. Writes go to the
+parent and forget what was remembered of the entity.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from copick.cache import info
+from copick.cache.manager import CacheManager, open_manager
+from copick.errors import CacheError
+from copick.layers.layer import Layer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zarr.abc.store import Store
+
+    from copick.config import CopickConfigCache
+    from copick.kinds import Kind, Ref
+    from copick.meta import Meta
+
+logger = logging.getLogger("copick.cache")
+
+
+def open_cache(config: CopickConfigCache) -> CacheManager | None:
+    """The cache that a config describes; None, with one line in the log, if its folder cannot be used."""
+    root = config.root.removeprefix("local://").removeprefix("file://")
+    try:
+        return open_manager(
+            root,
+            max_size_bytes=config.max_size_bytes,
+            max_age=config.max_age,
+            disk_format=config.disk_format,
+            decoded_bytes=config.decoded_bytes,
+        )
+    except (OSError, CacheError) as error:
+        logger.warning("the cache in %s cannot be used (%s); reading goes on without it", root, error)
+        return None
+
+
+class CachedLayer(Layer):
+    """What `parent` holds, remembered in a folder that all processes of the machine share."""
+
+    def __init__(self, parent: Layer, config: CopickConfigCache, *, manager: CacheManager) -> None:
+        self.parent, self.config, self.manager = parent, config, manager
+        self.name, self.read_only = parent.name, parent.read_only
+        self._root = manager.claim(parent.name, parent.location)
+        self._formats: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<CachedLayer of {self.parent!r} in {self.manager.cache_root}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.parent, self.config)
+
+    def folder(self, ref: Ref | None) -> Path:
+        """Where the cache keeps what belongs to `ref`."""
+        return self._root if ref is None else self._root / ref.path
+
+    # Listings and documents
+
+    def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
+        file = self._listing_file(parent, kind)
+        remembered = self._remembered(file)
+        if remembered is not None:
+            try:
+                return [kind.meta(**item) for item in remembered["items"]]
+            except (ValidationError, KeyError, TypeError):  # of another version
+                pass
+        found = self.parent.list(parent, kind)
+        self._remember(file, {"items": [meta.model_dump(mode="json", exclude_unset=True) for meta in found]})
+        return found
+
+    def exists(self, ref: Ref) -> bool:
+        return any(ref.kind.key(meta) == ref.values for meta in self.list(ref.parent, ref.kind))
+
+    def load(self, ref: Ref) -> bytes:
+        file = self._document_file(ref)
+        remembered = self._remembered(file)
+        if remembered is not None:
+            return str(remembered["text"]).encode("latin-1")
+        document = self.parent.load(ref)
+        self._remember(file, {"text": document.decode("latin-1")})
+        return document
+
+    def _listing_file(self, parent: Ref | None, kind: Kind) -> Path:
+        return self.folder(parent) / f"{info.FILE}.{kind.name}"
+
+    def _document_file(self, ref: Ref) -> Path:
+        folder = self.folder(ref)
+        return folder.with_name(f"{info.FILE}.{folder.name}")
+
+    def _remembered(self, file: Path) -> dict[str, Any] | None:
+        document = info.read(file)
+        if document is None:
+            return None
+        fresh = not self.manager.max_age or 0 <= time.time() - document["time"] < self.manager.max_age
+        return document if fresh else None
+
+    def _remember(self, file: Path, what: dict[str, Any]) -> None:
+        try:
+            info.write(file, info.seal({"source_layer": self.name, "time": time.time(), **what}))
+        except OSError as error:
+            self.manager.failed("metadata", error)
+
+    # Arrays
+
+    def store(self, ref: Ref, *, write: bool = False) -> Store:
+        from copick.cache.store import CachingZarrStore
+
+        if write:
+            store = self.parent.store(ref, write=True)
+            self._forget(ref)
+            return store
+        if not self.exists(ref):
+            return self.parent.store(ref)  # its NotFoundError says it best
+        return CachingZarrStore(
+            self.folder(ref),
+            lambda: self.parent.store(ref),
+            self.manager,
+            layer=self.name,
+            where=f"layer {self.name!r}: {ref.path}",
+            formats=self._formats,
+        )
+
+    # Writes
+
+    def create(self, ref: Ref) -> None:
+        self.parent.create(ref)
+        self._forget(ref)
+
+    def delete(self, ref: Ref) -> None:
+        self.parent.delete(ref)
+        self._forget(ref)
+
+    def save(self, ref: Ref, document: bytes) -> None:
+        self.parent.save(ref, document)
+        self._forget(ref)
+
+    def refresh(self, ref: Ref | None = None) -> None:
+        """Forget the listings and documents at and below `ref`; arrays stay."""
+        folder = self.folder(ref)
+        try:
+            for file in folder.rglob(f"{info.FILE}.*"):
+                file.unlink(missing_ok=True)
+            if ref is not None:
+                self._document_file(ref).unlink(missing_ok=True)
+                self._listing_file(ref.parent, ref.kind).unlink(missing_ok=True)
+        except OSError as error:
+            self.manager.failed("refresh", error)
+        self.parent.refresh(ref)
+
+    def _forget(self, ref: Ref) -> None:
+        """Everything remembered of `ref`, and that its parents did or did not have it."""
+        try:
+            self.manager.discard(self.folder(ref))
+            self._document_file(ref).unlink(missing_ok=True)
+            for each in ref.walk():
+                self._listing_file(each.parent, each.kind).unlink(missing_ok=True)
+        except OSError as error:
+            self.manager.failed("invalidate", error)
+
+
+def _reopened(parent: Layer, config: CopickConfigCache) -> Layer:
+    """A cached layer in another process; the plain layer if the cache cannot be opened there."""
+    manager = open_cache(config)
+    return parent if manager is None else CachedLayer(parent, config, manager=manager)
