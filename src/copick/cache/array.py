@@ -363,9 +363,7 @@ class CachedArray(ArrayBase):
     ) -> list[int]:
         """Paste the chunks that lie encoded on disk; returns those that do not."""
         decoding = {
-            chunk: self._manager.flight(
-                (f"{self._folder}:decode", chunk), lambda chunk=chunk: self._decode(chunk)
-            )
+            chunk: self._manager.flight((f"{self._folder}:decode", chunk), partial(self._decode, chunk))
             for chunk in missing
         }
         lacking = []
@@ -399,7 +397,8 @@ class CachedArray(ArrayBase):
 
 def paste(out: npt.NDArray[Any], selection: Selection, data: npt.NDArray[Any], origin: Sequence[int]) -> None:
     """Copy into `out`, which holds `selection` of an array, what `data` at `origin` has of it."""
-    target, source = [], []
+    target: list[Any] = []
+    source: list[Any] = []
     for first, step, n, begin, extent in zip(
         selection.start, selection.step, selection.count, origin, data.shape, strict=True
     ):
@@ -410,7 +409,8 @@ def paste(out: npt.NDArray[Any], selection: Selection, data: npt.NDArray[Any], o
         target.append(slice(low, high))
         at = first + low * step - begin
         source.append(slice(at, at + (high - low - 1) * step + 1, step))
-    out[(*selection.flips, ...)][(*target, ...)] = data[(*source, ...)]  # `...` keeps 0-d arrays arrays
+    flips: tuple[Any, ...] = (*selection.flips, ...)  # `...` keeps 0-d arrays arrays
+    out[flips][(*target, ...)] = data[(*source, ...)]
 
 
 def _open_native(manager: CacheManager, folder: Path) -> tuple[Any, Geometry] | None:

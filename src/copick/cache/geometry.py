@@ -125,7 +125,7 @@ def chunk_index(geometry: Geometry, name: str) -> int | None:
 def divide(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """The shape of cached chunks for a source with `chunks`: at most CHUNK_BYTES where the source's can be divided so.
 
-    A chunk that spans an axis may be cut anywhere along it; otherwise the parts must be equal, so that each lies in one source chunk.
+    A chunk that spans an axis may be cut anywhere along it; else the parts must be equal, so that each lies in one source chunk.
     """
     whole = [chunk >= size for size, chunk in zip(shape, chunks, strict=True)]
     base = [max(size, 1) if spans else chunk for size, chunk, spans in zip(shape, chunks, whole, strict=True)]
