@@ -117,6 +117,15 @@ def test_the_whole_story(temporary: Path) -> None:
     assert list(temporary.iterdir()) == [], "the demo left something behind"
 
 
+def test_a_process_of_its_own_ends_clean(temporary: Path) -> None:
+    command = [sys.executable, "-m", "copick.cli.cli", "demo", "--small", "--latency-ms", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "All reads agree" in done.stdout
+    assert [path.name for path in Path.cwd().iterdir()] == ["copick-demo.png"]
+    assert list(temporary.iterdir()) == [], "the demo left something behind"
+
+
 def test_keep_leaves_a_project_that_opens_without_the_server(temporary: Path) -> None:
     console = quiet()
     result = run_demo(Options(small=True, latency_ms=0, keep=True), console)

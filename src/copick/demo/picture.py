@@ -30,7 +30,7 @@ NARROWEST_FIGURE = 3.6
 MARGIN, GAP, HEADER = 0.15, 0.14, 0.24
 PANEL_TITLE = 0.21
 NARROWEST_CELL = 1.05  # a panel's title must fit above it
-LEGEND_ROW, LEGEND_KEY, LETTER = 0.21, 0.33, 0.068  # of the legend: a row, its circle, a letter
+LEGEND_ROW, LEGEND_KEY, LETTER = 0.21, 0.33, 0.053  # of the legend: a row, its circle, a letter
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -140,19 +141,29 @@ def run_demo(options: Options, console: Console) -> Result:
 def _workplace(keep: bool, console: Console) -> Iterator[Path]:
     """A folder of our own, gone in the end whatever happens, unless it is to be kept."""
     folder = Path(tempfile.mkdtemp(prefix="copick-demo-"))
+    if not keep:
+        atexit.register(_remove, folder)  # after the cache, imported later, has said its last word
     try:
         yield folder
     finally:
         if keep:
             console.print(f"Kept: {folder}", highlight=False, soft_wrap=True)
         else:
+            _close_cache(folder / "cache")
             _remove(folder)
             if folder.exists():
                 console.print(f"[yellow]{folder} could not be removed[/yellow]", soft_wrap=True)
 
 
+def _close_cache(folder: Path) -> None:
+    """End the background work of the cache in `folder`: it would write its statistics after the folder is gone."""
+    managers = sys.modules.get("copick.cache.manager")
+    if managers is not None and folder.exists():
+        managers.open_manager(folder).close()
+
+
 def _remove(folder: Path) -> None:
-    """Remove a folder in which a cache's writer may be finishing its last file."""
+    """Remove a folder in which another process may be finishing its last file."""
     for _ in range(20):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
