@@ -43,9 +43,12 @@ class Volume(Entity):
         raise TypeError(f"{type(self).__name__} must say its voxel size")
 
     def zarr(self) -> Store:
-        """The zarr store of the group, writable if the layer that serves it is."""
+        """The zarr store of the group, writable if the layer that serves it is. Also a mapping of keys to bytes."""
+        from copick.stores import MappingCalls, MappingStore
+
         serving = self._serving()
-        return serving.store(self._ref, write=not serving.read_only)
+        store = serving.store(self._ref, write=not serving.read_only)
+        return store if isinstance(store, MappingCalls) else MappingStore(store)
 
     def array(self, level: str | int = "0") -> ArraySource:
         """One level as an array-like: slice it, or hand it to napari or dask. Nothing is read until then.
