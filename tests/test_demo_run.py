@@ -228,6 +228,8 @@ def test_a_config_that_is_none_is_refused_in_one_line(
 def test_help_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("demo", "--help") == 0
     assert "--latency-ms" in capsys.readouterr().out
+    assert exit_code() == 0
+    assert "demo" in capsys.readouterr().out
 
 
 def test_a_wrong_byte_is_found(

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(package_name="copick")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """One dataset over every place a cryo-electron tomography project is kept."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 cli.add_command(demo)
@@ -34,7 +37,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         sys.exit(INTERRUPTED)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "copick"
-        _complain(f"{error.format_message()} (see {command} --help)")
+        _complain(f"{error.format_message().rstrip('.')} (see {command} --help)")
         sys.exit(USAGE)
     except click.ClickException as error:
         _complain(error.format_message())
