@@ -391,20 +391,28 @@ def _show_timings(
         box=SIMPLE_HEAD,
     )
     table.add_column("\nread", no_wrap=True)
-    for heading in ("volume\ns", "\n×", f"{patch} patch\nms", "\n×", "server\nrequests", "server\nMB"):
+    for heading in ("volume\ns", "\n×", f"{patch}\npatch, ms", "\n×", "server\nrequests", "server\nMB"):
         table.add_column(heading, justify="right", no_wrap=True)
     plain = timings[0]
     for timing in timings:
         table.add_row(
             timing.what,
-            f"{timing.seconds:.3f}",
-            f"{plain.seconds / timing.seconds:.1f}",
+            f"{timing.seconds:.3g}",
+            _gain(plain.seconds, timing.seconds),
             "-" if timing.patch_ms is None else f"{timing.patch_ms:.2f}",
-            "-" if not timing.patch_ms or not plain.patch_ms else f"{plain.patch_ms / timing.patch_ms:.0f}",
+            _gain(plain.patch_ms, timing.patch_ms),
             "-" if timing.requests is None else str(timing.requests),
             "-" if timing.received is None else f"{timing.received / 1e6:.1f}",
         )
     console.print(table)
+
+
+def _gain(plain: float | None, other: float | None) -> str:
+    """How many times less than `plain`."""
+    if not plain or not other:
+        return "-"
+    gain = plain / other
+    return f"{gain:.1f}" if gain < 10 else f"{gain:.0f}"
 
 
 # The picture.
