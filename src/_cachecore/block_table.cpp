@@ -12,7 +12,7 @@ constexpr int kSample = 16;
 
 void BlockTable::find(std::uint64_t array, const std::vector<std::uint64_t>& chunks, std::uint64_t now, TouchRing& ring,
                       std::vector<BlockRef>& blocks) {
-  blocks.resize(chunks.size());
+  blocks.assign(chunks.size(), nullptr);
   const std::lock_guard guard(lock_);
   for (std::size_t i = 0; i < chunks.size(); ++i) {
     const ChunkKey key{array, chunks[i]};
@@ -25,20 +25,17 @@ void BlockTable::find(std::uint64_t array, const std::vector<std::uint64_t>& chu
 }
 
 BlockRef BlockTable::put(const ChunkKey& key, BlockRef block, std::uint64_t now) {
+  const bool heap = is_heap(*block);
   std::vector<BlockRef> freed;
   const std::lock_guard guard(lock_);
-  Entry& entry = table_[key];
-  if (entry.block) return entry.block;
-  entry = {block, now};
+  if (const Entry* earlier = table_.find(key)) return earlier->block;
+  // A block that alone passes the bound is used by the caller and not kept.
+  if (heap ? block->size() > max_heap_bytes_ : max_mappings_ == 0) return block;
+  table_[key] = {block, now};
   count(*block, true);
-  const bool heap = is_heap(*block);
   BlockRef victim;
   while ((heap ? counts_.heap_bytes > max_heap_bytes_ : counts_.mappings > max_mappings_) && evict_one(heap, key, victim))
     freed.push_back(std::move(victim));
-  if (heap ? counts_.heap_bytes > max_heap_bytes_ : counts_.mappings > max_mappings_) {
-    table_.erase(key);  // it alone passes the bound: the caller may use it, the table does not keep it
-    count(*block, false);
-  }
   return block;
 }
 

@@ -1,0 +1,63 @@
+# Everything runs in a virtual environment under .venv; PYTHON chooses the interpreter it is made from.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+CPP = build/cpp
+
+.PHONY: demo test test-python test-cpp asan tsan bench lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/copick demo
+
+test: test-cpp test-python
+
+test-python: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The native core alone, without Python. `asan` and `tsan` run the same tests under the sanitizers.
+test-cpp: $(VENV)/.test
+	$(call ctest,$(CPP)/plain,)
+
+asan: $(VENV)/.test
+	$(call ctest,$(CPP)/asan,address$(comma)undefined)
+
+tsan: $(VENV)/.test
+	$(call ctest,$(CPP)/tsan,thread)
+
+comma := ,
+define ctest
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(1) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCOPICK_TESTS=ON -DCOPICK_SANITIZE=$(2)
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(1) -j2
+	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(1) --output-on-failure
+endef
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+lint: $(VENV)/.test
+	$(BIN)/python -m pip install -q ruff mypy
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/python -m mypy
+
+# An installed copy, made again whenever a source file changed. For development see README ("editable").
+SOURCES = $(shell find src -type f -not -path '*/__pycache__/*') pyproject.toml CMakeLists.txt
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+
+$(VENV)/.demo: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q ".[all]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q ".[all,test]" cmake ninja
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q ".[all,bench]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build
