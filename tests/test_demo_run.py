@@ -274,7 +274,8 @@ def test_ctrl_c_cleans_up(temporary: Path, wait_for: str) -> None:
             time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=30)
-    assert process.returncode == 130
+    # CPython ends by the signal itself if it struck inside exec(), as in an import: the same 130 to a shell.
+    assert process.returncode in (130, -signal.SIGINT)
     assert error.strip() == "copick: interrupted"
     assert list(temporary.iterdir()) == []
 
