@@ -255,7 +255,7 @@ def open_array(store: Store, path: str, where: str) -> ArraySource:
         return ZarrArray(zarr.open_array(store, path=path, mode="r"), f"{where}/{path}")
     except CopickError:
         raise
-    except (FileNotFoundError, KeyError):
+    except FileNotFoundError:  # a KeyError would be metadata that lacks something
         raise missing_array(store, path, where) from None
     except Exception as error:
         raise source_error(error, f"{where}/{path}") from error

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import unquote
@@ -146,6 +147,7 @@ class RemotePlace:
             options = with_timeouts(self.protocol, self.fs_args, self.timeout_s)
             # No instance cache: layers must not share listings, nor a process its parent's sockets.
             fs, root = fsspec.url_to_fs(self.url, skip_instance_cache=True, **options)
+            _connected[id(fs)] = fs
             self._open = (os.getpid(), fs, str(root).rstrip("/") if self.is_http else str(root))
         return self._open
 
@@ -241,6 +243,23 @@ class RemotePlace:
     def forget(self) -> None:
         if self._open is not None:
             self.fs.invalidate_cache()
+
+
+_connected: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_inherited: list[Any] = []
+
+
+def _keep_inherited() -> None:
+    """Let no filesystem of the parent process be finalised in a child.
+
+    That would close its sockets through the event loop's epoll set, which parent and child share: the parent would
+    wait for answers for ever.
+    """
+    _inherited.extend(_connected.values())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_inherited)
 
 
 class OnItsOwnLoop:

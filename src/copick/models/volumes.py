@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from copick.arrays import ArraySource, Selection, open_array, source_error
+from copick.arrays import ArraySource, Selection, missing_array, open_array, source_error
 from copick.errors import CopickError, NotFoundError, ReadOnlyError
 from copick.kinds import SEGMENTATION, TOMOGRAM
 from copick.models.annotations import Annotation
@@ -137,20 +137,19 @@ class Volume(Entity):
         self._written()
 
     def _writable_level(self, level: str) -> Any:
-        """The zarr array of a level in the layer that writes go to."""
+        """The zarr array of a level in the layer that serves the volume: a region cannot be written elsewhere."""
         import zarr
 
-        from copick.arrays import missing_array
-
-        store = self.layer.store(self._ref, write=True)
+        serving = self._serving()
+        if serving.read_only:
+            raise ReadOnlyError(
+                f"{self._ref} is in layer {serving.name!r}, which is read-only: a region of it cannot be "
+                "changed. Write the whole volume with from_numpy"
+            )
+        store = serving.store(self._ref, write=True)
         try:
             return zarr.open_array(store, path=level, mode="r+")
-        except (FileNotFoundError, KeyError):
-            if self.read_only:
-                raise ReadOnlyError(
-                    f"{self._ref} is in layer {self.sources[0]!r}, which is read-only: a region of it cannot be "
-                    "changed. Write the whole volume with from_numpy"
-                ) from None
+        except FileNotFoundError:
             raise missing_array(store, level, str(self._ref)) from None
 
     def _write(self, data: npt.NDArray[Any], levels: int, zarr_format: Any) -> None:

@@ -1,0 +1,344 @@
+"""Directories near and far: odd names, and everything that can go wrong."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import zarr
+
+from copick.config import CopickConfigFS
+from copick.errors import ConfigError, LayerError, NotFoundError
+from copick.kinds import PICKS, RUN, TOMOGRAM, VOXEL_SPACING, Ref
+from copick.layers.filesystem import FilesystemLayer
+from copick.layers.places import local_path, with_timeouts
+from copick.testing.http_server import FolderServer
+from copick.testing.layers import keys, mask, picks, run, spacing, tomogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def files(root: object, name: str = "files", **fields: Any) -> FilesystemLayer:
+    return FilesystemLayer(CopickConfigFS(root=str(root), **fields), name)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A directory with a run, a tomogram, picks and a segmentation."""
+    layer = files(tmp_path / "project")
+    layer.save(picks, b"[1]")
+    layer.create(mask)
+    layer.create(tomogram)
+    zarr.create_array(layer.store(tomogram, write=True), name="0", data=np.ones((2, 2, 2)), zarr_format=2)
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def server(project: Path) -> Iterator[FolderServer]:
+    with FolderServer(project) as server:
+        yield server
+
+
+# Local directories
+
+
+@pytest.mark.parametrize("prefix", ["", "local://", "file://"])
+def test_ways_to_say_a_directory(project: Path, prefix: str) -> None:
+    layer = files(f"{prefix}{project}")
+    assert layer.is_local
+    assert keys(layer, None, run) == [run]
+
+
+def test_relative_roots_stay_where_they_were(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.parent)
+    layer = files("project")
+    monkeypatch.chdir("/")
+    assert layer.load(picks) == b"[1]"
+    monkeypatch.setenv("HOME", str(project.parent))
+    assert local_path("~/project") == str(project)
+
+
+def test_layout(project: Path) -> None:
+    found = {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file() and "wbp" not in str(path)}
+    assert found == {
+        "ExperimentRuns/TS_001/Picks/me_1_ribosome.json",
+        "ExperimentRuns/TS_001/Segmentations/10.000_me_1_ribosome.zarr/.zgroup",
+        "ExperimentRuns/TS_001/VoxelSpacing10.000/.meta",
+    }
+
+
+def test_odd_names_of_directories_are_read(project: Path) -> None:
+    (project / "ExperimentRuns/TS_001/VoxelSpacing10.000").rename(project / "ExperimentRuns/TS_001/VoxelSpacing10")
+    layer = files(project)
+    assert keys(layer, run, spacing) == [spacing]
+    assert keys(layer, spacing, tomogram) == [tomogram]
+    assert layer.exists(tomogram)
+    assert zarr.open_array(layer.store(tomogram), path="0", mode="r").shape == (2, 2, 2)
+
+
+def test_of_two_names_for_one_thing_ours_wins(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("VoxelSpacing10", "VoxelSpacing10.00000"):
+        (project / "ExperimentRuns/TS_001" / name).mkdir()
+    layer = files(project)
+    assert keys(layer, run, spacing) == [spacing]
+    assert keys(layer, spacing, tomogram) == [tomogram]
+    assert "twice" in caplog.text
+
+
+def test_what_is_not_ours_is_skipped(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    top = project / "ExperimentRuns"
+    (top / "notes.txt").write_text("x")
+    (top / ".hidden").mkdir()
+    (top / "linked").symlink_to(top / "TS_001")
+    (top / "TS_001/VoxelSpacingabc").mkdir()
+    (top / "TS_001/VoxelSpacing10.000/wbp_edge_features.zarr").mkdir()
+    (top / "TS_001/VoxelSpacing10.000/features-v2.zarr").mkdir()
+    (top / "TS_001/VoxelSpacing10.000/file.zarr").write_text("x")
+    (top / "TS_001/Picks/short.json").write_text("{}")
+    (top / "TS_001/Picks/dir_is_none.json").mkdir()
+    layer = files(project)
+    assert [ref.values for ref in keys(layer, None, run)] == [("TS_001",), ("linked",)]
+    with caplog.at_level(logging.WARNING, "copick"):
+        assert keys(layer, run, spacing) == [spacing]
+        assert [ref.values for ref in keys(layer, spacing, tomogram)] == [("features-v2",), ("wbp",)]
+        assert keys(layer, run, picks) == [picks]
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "VoxelSpacingabc" in caplog.text
+    assert "short.json" in caplog.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names cannot exist")
+def test_names_that_we_would_not_write_can_be_read(project: Path) -> None:
+    (project / "ExperimentRuns" / "a\\b").mkdir()
+    (project / "ExperimentRuns" / "tab\there").mkdir()
+    assert keys(files(project), None, run) == [run]
+
+
+def test_saving_is_atomic(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = files(project)
+
+    def dies(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(LayerError, match=r"layer 'files'.*me_1_ribosome\.json failed: OSError: disk full; check the disk"):
+        layer.save(picks, b"[2]")
+    monkeypatch.undo()
+    assert layer.load(picks) == b"[1]"
+    assert [path.name for path in (project / "ExperimentRuns/TS_001/Picks").iterdir()] == ["me_1_ribosome.json"]
+
+
+def test_documents_have_the_permissions_of_the_directory_s_owner(project: Path) -> None:
+    path = project / "ExperimentRuns/TS_001/Picks/me_1_ribosome.json"
+    before = os.umask(0)
+    os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~before
+
+
+def test_deleting_a_link_keeps_what_it_points_to(project: Path) -> None:
+    top = project / "ExperimentRuns"
+    (top / "linked").symlink_to(top / "TS_001")
+    files(project).delete(Ref(RUN, ("linked",)))
+    assert files(project).load(picks) == b"[1]"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_directory_that_may_not_be_read(project: Path) -> None:
+    (project / "ExperimentRuns").chmod(0)
+    with pytest.raises(LayerError, match="check its permissions"):
+        files(project).list(None, RUN)
+
+
+def test_roots_that_do_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"layer 'old': root .*nowhere' cannot be used: there is no such directory"):
+        files(tmp_path / "nowhere", "old", read_only=True).check()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="not a directory"):
+        files(tmp_path / "file").check()
+    new = files(tmp_path / "new")
+    new.check()
+    assert new.list(None, RUN) == []
+    assert not (tmp_path / "new").exists()
+    new.create(run)
+    assert (tmp_path / "new/ExperimentRuns/TS_001").is_dir()
+
+
+def test_an_existing_root_without_runs_is_empty(tmp_path: Path) -> None:
+    assert files(tmp_path, read_only=True).list(None, RUN) == []
+    (tmp_path / "ExperimentRuns").write_text("a file")
+    assert files(tmp_path, read_only=True).list(None, RUN) == []
+
+
+# Addresses
+
+
+def test_protocols_that_there_are_not() -> None:
+    with pytest.raises(ConfigError, match=r"no file system 's33' \(did you mean 's3'\?\)"):
+        files("s33://bucket").check()
+
+
+def test_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(protocol: str) -> None:
+        raise ImportError("Install sshfs")
+
+    monkeypatch.setattr("fsspec.get_filesystem_class", missing)
+    with pytest.raises(ConfigError, match=r'ssh:// needs a package.*pip install "copick\[ssh\]"'):
+        files("ssh://host/x").check()
+
+
+def test_time_limits_unless_stated() -> None:
+    http = with_timeouts("https", {"client_kwargs": {"trust_env": True}}, 7.0)["client_kwargs"]
+    assert (http["timeout"].sock_connect, http["timeout"].sock_read, http["trust_env"]) == (7.0, 7.0, True)
+    stated = {"client_kwargs": {"timeout": 3}}
+    assert with_timeouts("https", stated, 7.0) == stated
+    s3 = with_timeouts("s3", {"config_kwargs": {"read_timeout": 1}}, 7.0)["config_kwargs"]
+    assert (s3["connect_timeout"], s3["read_timeout"], s3["retries"]["max_attempts"]) == (7.0, 1, 2)
+    assert with_timeouts("memory", {}, 7.0) == {}
+
+
+# Web servers
+
+
+def test_requests_are_few(server: FolderServer) -> None:
+    layer = files(server.url)
+    layer.list(None, RUN)
+    assert server.count() == 1
+    layer.list(run, VOXEL_SPACING)
+    layer.list(spacing, TOMOGRAM)
+    assert server.count() == 3
+    layer.store(tomogram)
+    layer.exists(mask)
+    layer.load(picks)
+    assert server.count() == 5
+    assert [request.path.rpartition("/")[2] for request in server.requests[3:]] == [".zgroup", "me_1_ribosome.json"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "advice"),
+    [
+        (403, "check that you may read it"),
+        (401, "check that you may read it"),
+        (500, "check the address and the network"),
+        (503, "check the address and the network"),
+        ("drop", "check the address and the network"),
+        ("hang", r"did not answer within timeout_s=0\.3"),
+    ],
+)
+def test_servers_that_fail(server: FolderServer, fault: Any, advice: str) -> None:
+    layer = files(server.url, "archive", timeout_s=0.3)
+    server.fault = lambda method, path: fault
+    asks = [
+        lambda: layer.list(None, RUN),
+        lambda: layer.list(run, PICKS),
+        lambda: layer.exists(run),
+        lambda: layer.exists(tomogram),
+        lambda: layer.exists(picks),
+        lambda: layer.load(picks),
+        lambda: layer.store(tomogram),
+    ]
+    for ask in asks:
+        with pytest.raises(LayerError, match=rf"layer 'archive': {server.url.rstrip('/')}.*{advice}"):
+            ask()
+
+
+def test_a_server_that_is_not_there() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(LayerError, match="check the address and the network"):
+        files(f"http://127.0.0.1:{port}").list(None, RUN)
+
+
+def test_a_page_that_is_not_there(server: FolderServer) -> None:
+    layer = files(server.url + "/nowhere")
+    with pytest.raises(LayerError, match=r"cannot be listed: there is no such directory"):
+        layer.list(None, RUN)
+    with pytest.raises(NotFoundError, match="TS_001"):
+        layer.load(picks)
+
+
+def test_links_that_lead_elsewhere_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = files("http://host/a%20b")
+    here = "http://host/a%20b/ExperimentRuns"
+    links = [
+        f"{here}/TS_1/", f"{here}/TS%202/", "https://host/a%20b/ExperimentRuns/TS_3/", "http://host/a%20b/",
+        "http://other/TS_4/", f"{here}/TS_5/VoxelSpacing10/", f"{here}/?C=N;O=D", f"{here}/%2e%2e/", f"{here}/a%2Fb/",
+        f"{here}/#top", f"{here}/file.txt", f"{here}/100%25/",
+    ]  # fmt: skip
+
+    class Page:
+        def ls(self, path: str, detail: bool) -> list[dict[str, str]]:
+            return [{"name": link, "type": "directory" if link.endswith("/") else "file"} for link in links]
+
+    monkeypatch.setattr(layer.place, "_open", (os.getpid(), Page(), "http://host/a%20b"))
+    assert [ref.values[0] for ref in keys(layer, None, run)] == ["100%", "TS 2", "TS_1", "TS_3"]
+
+
+# S3
+
+
+def test_a_bucket_that_is_not_there(s3_args: dict[str, Any]) -> None:
+    for read_only in (True, False):
+        layer = files("s3://no-such-bucket-here/x", "lab", fs_args=s3_args, read_only=read_only)
+        with pytest.raises(LayerError, match=r"layer 'lab'.*(bucket|nothing)"):
+            layer.list(None, RUN)
+
+
+def test_an_empty_bucket(s3_bucket: str, s3_args: dict[str, Any]) -> None:
+    assert files(f"s3://{s3_bucket}/new", fs_args=s3_args).list(None, RUN) == []
+    with pytest.raises(LayerError, match="there is nothing under 'new'"):
+        files(f"s3://{s3_bucket}/new", fs_args=s3_args, read_only=True).list(None, RUN)
+
+
+def test_what_others_write_shows_after_a_refresh(s3_bucket: str, s3_args: dict[str, Any]) -> None:
+    layer, other = (files(f"s3://{s3_bucket}/x", fs_args=s3_args) for _ in range(2))
+    layer.create(run)
+    assert keys(layer, None, run) == [run]
+    new = Ref(RUN, ("new",))
+    other.create(new)
+    layer.refresh()
+    assert keys(layer, None, run) == [run, new]
+
+
+def test_a_server_without_credentials(s3_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    layer = files("s3://bucket/x", fs_args={"endpoint_url": s3_args["endpoint_url"]})
+    with pytest.raises(LayerError, match='"anon": true'):
+        layer.list(None, RUN)
+
+
+# Processes
+
+
+def _reads_after_fork(layer: FilesystemLayer, results: Any) -> None:
+    document = layer.load(picks)
+    value = zarr.open_array(layer.store(tomogram), path="0", mode="r")[0, 0, 0]
+    results.put((document, float(value), len(layer.list(None, RUN))))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_remote_layer_works_after_a_fork(server: FolderServer) -> None:
+    layer = files(server.url)
+    layer.load(picks)
+    zarr.open_array(layer.store(tomogram), path="0", mode="r")[...]
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    child = context.Process(target=_reads_after_fork, args=(layer, results))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert results.get() == (b"[1]", 1.0, 1)
+    assert layer.load(picks) == b"[1]"
