@@ -34,13 +34,20 @@ void copy_words(const std::byte* from, std::byte* to, std::int64_t n, std::int64
 
 // Items that are not neighbours in source or target: a stepped or reversed last axis, or a fill value (from_step 0).
 void copy_items(const std::byte* from, std::byte* to, const Axis& axis, std::size_t itemsize) noexcept {
-  struct Pair { std::uint64_t a, b; };
+  struct Pair {
+    std::uint64_t a, b;
+  };
   switch (itemsize) {
-    case 1: return copy_words<std::uint8_t>(from, to, axis.count, axis.from, axis.to);
-    case 2: return copy_words<std::uint16_t>(from, to, axis.count, axis.from, axis.to);
-    case 4: return copy_words<std::uint32_t>(from, to, axis.count, axis.from, axis.to);
-    case 8: return copy_words<std::uint64_t>(from, to, axis.count, axis.from, axis.to);
-    case 16: return copy_words<Pair>(from, to, axis.count, axis.from, axis.to);
+    case 1:
+      return copy_words<std::uint8_t>(from, to, axis.count, axis.from, axis.to);
+    case 2:
+      return copy_words<std::uint16_t>(from, to, axis.count, axis.from, axis.to);
+    case 4:
+      return copy_words<std::uint32_t>(from, to, axis.count, axis.from, axis.to);
+    case 8:
+      return copy_words<std::uint64_t>(from, to, axis.count, axis.from, axis.to);
+    case 16:
+      return copy_words<Pair>(from, to, axis.count, axis.from, axis.to);
     default:
       for (std::int64_t i = 0; i < axis.count; ++i) std::memcpy(to + i * axis.to, from + i * axis.from, itemsize);
   }
@@ -186,8 +193,8 @@ void Array::assemble(std::uint64_t chunk, const std::byte* data, const std::int6
   }
   const auto item = static_cast<std::int64_t>(itemsize_);
   if (!whole)
-    copy_items(reinterpret_cast<const std::byte*>(fill_.data()), out,
-               {static_cast<std::int64_t>(chunk_bytes_) / item, 0, item}, itemsize_);
+    copy_items(reinterpret_cast<const std::byte*>(fill_.data()), out, {static_cast<std::int64_t>(chunk_bytes_) / item, 0, item},
+               itemsize_);
   if (ndim() == 0)
     std::memcpy(to, from, itemsize_);
   else

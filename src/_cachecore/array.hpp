@@ -11,8 +11,8 @@ namespace copick {
 
 constexpr int kMaxDims = 16;
 
-// A box with steps: elements start + i * step for i < count on each axis, written to `out` with `stride` bytes between neighbours.
-// Steps are positive; an axis that is read backwards has a negative stride and `out` points at its last element.
+// A box with steps: elements start + i * step for i < count on each axis, written to `out` with `stride` bytes between
+// neighbours. Steps are positive; an axis that is read backwards has a negative stride and `out` points at its last element.
 struct Region {
   std::int64_t start[kMaxDims];
   std::int64_t step[kMaxDims];
@@ -29,8 +29,8 @@ struct Region {
 
 class Array {
  public:
-  // `prefix` stands before the chunk's coordinates in its file name ("c/" in zarr v3). `encoded`: payloads are compressed, and only
-  // decoded blocks handed in from outside can be copied from. Raises std::invalid_argument, std::system_error.
+  // `prefix` stands before the chunk's coordinates in its file name ("c/" in zarr v3). `encoded`: payloads are compressed, and
+  // only decoded blocks handed in from outside can be copied from. Raises std::invalid_argument, std::system_error.
   Array(std::uint64_t id, const std::string& directory, std::vector<std::int64_t> shape, std::vector<std::int64_t> chunk,
         std::size_t itemsize, std::string fill, std::string prefix, bool encoded);
 
@@ -51,8 +51,9 @@ class Array {
   // The chunks that hold at least one element of the region, ascending.
   void overlapping(const Region& region, std::vector<std::uint64_t>& chunks) const;
 
-  // Writes the whole decoded chunk to `out` (chunk_bytes() bytes) from a box of the array: `data` is the box's first element, `origin`
-  // its place in the array, `extent` and `stride` (bytes) its shape. What the box does not cover becomes the fill value.
+  // Writes the whole decoded chunk to `out` (chunk_bytes() bytes) from a box of the array: `data` is the box's first element,
+  // `origin` its place in the array, `extent` and `stride` (bytes) its shape. What the box does not cover becomes the fill
+  // value.
   void assemble(std::uint64_t chunk, const std::byte* data, const std::int64_t* origin, const std::int64_t* extent,
                 const std::int64_t* stride, std::byte* out) const noexcept;
 

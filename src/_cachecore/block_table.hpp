@@ -1,8 +1,8 @@
 // The chunks that this process can copy from right now: held mappings of chunk files, and decoded copies of encoded ones.
 //
-// Mappings cost address space and are bounded by their number; decoded copies are private memory and bounded by their bytes. When a
-// bound is passed, the least recently used of a random sample goes (within 0.5 % of exact LRU's hit ratio, and no list to maintain on a
-// hit). A block that a reader is copying from lives on until that reader is done.
+// Mappings cost address space and are bounded by their number; decoded copies are private memory and bounded by their bytes.
+// When a bound is passed, the least recently used of a random sample goes (within 0.5 % of exact LRU's hit ratio, and no list
+// to maintain on a hit). A block that a reader is copying from lives on until that reader is done.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -21,8 +21,8 @@ class BlockTable {
   BlockTable(std::size_t max_mappings, std::size_t max_heap_bytes)
       : max_mappings_(max_mappings), max_heap_bytes_(max_heap_bytes) {}
 
-  // The blocks of `chunks` of one array, null where there is none, marked as used at `now` (microseconds). A chunk that was last
-  // used in an earlier second is noted in `ring`.
+  // The blocks of `chunks` of one array, null where there is none, marked as used at `now` (microseconds). A chunk that was
+  // last used in an earlier second is noted in `ring`.
   void find(std::uint64_t array, const std::vector<std::uint64_t>& chunks, std::uint64_t now, TouchRing& ring,
             std::vector<BlockRef>& blocks);
 
@@ -47,7 +47,7 @@ class BlockTable {
   };
 
   static bool is_heap(const Block& block) noexcept { return block.kind() == Block::Kind::heap; }
-  void count(const Block& block, bool more) noexcept;              // requires lock_
+  void count(const Block& block, bool more) noexcept;               // requires lock_
   bool evict_one(bool heap, const ChunkKey& spare, BlockRef& out);  // requires lock_
 
   const std::size_t max_mappings_, max_heap_bytes_;

@@ -9,7 +9,8 @@
 namespace copick {
 namespace {
 
-// Calls work(i) for i < n on `threads` threads, the caller's among them. Threads live for the call only: none can be lost in a fork.
+// Calls work(i) for i < n on `threads` threads, the caller's among them. Threads live for the call only: none can be lost in a
+// fork.
 template <class Work>
 void share_out(std::size_t n, int threads, Work&& work) {
   std::atomic<std::size_t> next{0};
@@ -108,9 +109,8 @@ BlockRef Cache::payload(const Array& array, std::uint64_t chunk, bool map) {
 }
 
 int Cache::insert(const Array& array, std::uint64_t chunk, const void* payload, std::size_t size) {
-  const int error = !array.encoded() && size != array.chunk_bytes()
-                        ? EINVAL
-                        : array.directory().commit(array.name(chunk), payload, size);
+  const int error =
+      !array.encoded() && size != array.chunk_bytes() ? EINVAL : array.directory().commit(array.name(chunk), payload, size);
   (error ? insert_failures_ : inserts_).fetch_add(1, std::memory_order_relaxed);
   return error;
 }
@@ -156,8 +156,8 @@ void Cache::keep(const Array& array, std::uint64_t chunk, const void* data, std:
 
 Cache::Stats Cache::stats() const noexcept {
   const auto get = [](const std::atomic<std::uint64_t>& count) { return count.load(std::memory_order_relaxed); };
-  return {get(chunk_hits_), get(chunk_loads_), get(chunk_misses_), get(fills_),
-          get(corrupt_),    get(load_failures_), get(inserts_),    get(insert_failures_)};
+  return {get(chunk_hits_), get(chunk_loads_),   get(chunk_misses_), get(fills_),
+          get(corrupt_),    get(load_failures_), get(inserts_),      get(insert_failures_)};
 }
 
 }  // namespace copick

@@ -1,6 +1,7 @@
 // One process's view of one cache folder: reading regions of cached arrays, and writing chunks into the folder.
 //
-// Every method may be called from any thread. Nothing here waits for another process, knows the source of the data, or calls Python.
+// Every method may be called from any thread. Nothing here waits for another process, knows the source of the data, or calls
+// Python.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -29,8 +30,9 @@ class Cache {
 
   // Writes a chunk file: for a raw array the decoded chunk, for an encoded one the compressed payload. Returns errno.
   int insert(const Array& array, std::uint64_t chunk, const void* payload, std::size_t size);
-  // Writes every chunk that lies in a box of decoded data (see Array::assemble); a chunk of nothing but fill value becomes a marker.
-  // Raw arrays only. Stops at the first failure, which it returns as errno; `written` gets the chunks that were written.
+  // Writes every chunk that lies in a box of decoded data (see Array::assemble); a chunk of nothing but fill value becomes a
+  // marker. Raw arrays only. Stops at the first failure, which it returns as errno; `written` gets the chunks that were
+  // written.
   int insert_box(const Array& array, const std::byte* data, const std::int64_t* origin, const std::int64_t* extent,
                  const std::int64_t* stride, std::vector<std::uint64_t>& written);
   // Remembers that the source has no such chunk. Returns errno.

@@ -9,9 +9,7 @@ struct ChunkKey {
   std::uint64_t array;  // id of one version of one array
   std::uint64_t chunk;  // row-major index in that array's chunk grid
 
-  friend bool operator==(const ChunkKey& a, const ChunkKey& b) noexcept {
-    return a.array == b.array && a.chunk == b.chunk;
-  }
+  friend bool operator==(const ChunkKey& a, const ChunkKey& b) noexcept { return a.array == b.array && a.chunk == b.chunk; }
 };
 
 // A finaliser in the manner of splitmix64: every input bit reaches every output bit.

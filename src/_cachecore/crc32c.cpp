@@ -94,8 +94,7 @@ class Mover {
       }
   }
   std::uint32_t operator()(std::uint32_t crc) const noexcept {
-    return table_[0][crc & 0xFFu] ^ table_[1][crc >> 8 & 0xFFu] ^ table_[2][crc >> 16 & 0xFFu] ^
-           table_[3][crc >> 24];
+    return table_[0][crc & 0xFFu] ^ table_[1][crc >> 8 & 0xFFu] ^ table_[2][crc >> 16 & 0xFFu] ^ table_[3][crc >> 24];
   }
 
  private:
@@ -103,9 +102,7 @@ class Mover {
 };
 
 #ifdef COPICK_CRC_X86
-COPICK_TARGET inline std::uint64_t step(std::uint64_t crc, std::uint64_t word) noexcept {
-  return _mm_crc32_u64(crc, word);
-}
+COPICK_TARGET inline std::uint64_t step(std::uint64_t crc, std::uint64_t word) noexcept { return _mm_crc32_u64(crc, word); }
 COPICK_TARGET inline std::uint64_t step_byte(std::uint64_t crc, unsigned char byte) noexcept {
   return _mm_crc32_u8(static_cast<std::uint32_t>(crc), byte);
 }

@@ -22,7 +22,8 @@ class DiskIndex {
   void touch(const std::vector<Touch>& touches);
   void clear();
 
-  // The least recently used chunks that together free at least `need` bytes (all chunks if there are not so many), coldest first.
+  // The least recently used chunks that together free at least `need` bytes (all chunks if there are not so many), coldest
+  // first.
   std::vector<ChunkKey> victims(std::uint64_t need) const;
 
   std::uint64_t bytes() const;

@@ -1,11 +1,11 @@
 // Chunk files on disk: what the operating system does for the cache, and nothing else.
 //
-// A chunk file is a payload followed by its CRC-32C, four bytes, little endian: at offset 0 lies what zarr's `crc32c` codec guards, so
-// the file is a valid zarr chunk and its mapping can be sliced in place.
+// A chunk file is a payload followed by its CRC-32C, four bytes, little endian: at offset 0 lies what zarr's `crc32c` codec
+// guards, so the file is a valid zarr chunk and its mapping can be sliced in place.
 //
-// Commit protocol: a unique temporary in the same directory (O_EXCL) -> payload, checksum -> close -> rename. No fsync: after a power
-// loss a file may be short or wrong, and the check at the first read of each process finds that. A file is never changed or truncated
-// once it has its name, only replaced or removed, so a mapping of it stays valid for as long as it is held.
+// Commit protocol: a unique temporary in the same directory (O_EXCL) -> payload, checksum -> close -> rename. No fsync: after a
+// power loss a file may be short or wrong, and the check at the first read of each process finds that. A file is never changed
+// or truncated once it has its name, only replaced or removed, so a mapping of it stays valid for as long as it is held.
 //
 // Errors are errno values; 0 is success. Names are relative to a Directory, with '/' between their parts.
 #pragma once

@@ -1,7 +1,7 @@
 // A mutex that a child process can use after fork(), even if another thread of the parent held it at that moment.
 //
-// All ForkLocks of the process are taken, oldest first, before fork() and released after it on both sides, so the child always gets
-// them free and what they guard consistent. Lock order: a thread holds at most one ForkLock at a time.
+// All ForkLocks of the process are taken, oldest first, before fork() and released after it on both sides, so the child always
+// gets them free and what they guard consistent. Lock order: a thread holds at most one ForkLock at a time.
 #pragma once
 #include <mutex>
 

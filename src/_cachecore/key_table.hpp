@@ -1,7 +1,7 @@
 // An open-addressing table from ChunkKey to a small value, for up to many millions of entries.
 //
-// Linear probing with backward-shift deletion: no tombstones, one cache line for most lookups. The capacity grows by half, not by
-// two, so that a table never takes more than about twice the bytes of its entries. Not synchronised: its owner locks.
+// Linear probing with backward-shift deletion: no tombstones, one cache line for most lookups. The capacity grows by half, not
+// by two, so that a table never takes more than about twice the bytes of its entries. Not synchronised: its owner locks.
 #pragma once
 #include <cstddef>
 #include <cstdint>

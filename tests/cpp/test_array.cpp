@@ -1,10 +1,9 @@
-#include "array.hpp"
-
 #include <algorithm>
 #include <cstring>
 #include <set>
 #include <stdexcept>
 
+#include "array.hpp"
 #include "check.hpp"
 using namespace copick;
 

@@ -1,9 +1,8 @@
-#include "block_table.hpp"
-
 #include <cstring>
 #include <map>
 #include <memory>
 
+#include "block_table.hpp"
 #include "check.hpp"
 using namespace copick;
 
@@ -59,8 +58,12 @@ static void threads_find_what_was_put() {
     for (int i = 0; i < 20'000; ++i) {
       const std::uint64_t chunk = random() % 60;
       switch (random() % 4) {
-        case 0: table.put({1, chunk}, heap(500 + chunk, static_cast<int>(chunk)), static_cast<std::uint64_t>(i)); break;
-        case 1: table.drop({1, chunk}); break;
+        case 0:
+          table.put({1, chunk}, heap(500 + chunk, static_cast<int>(chunk)), static_cast<std::uint64_t>(i));
+          break;
+        case 1:
+          table.drop({1, chunk});
+          break;
         default:
           table.find(1, {chunk, chunk + 100}, static_cast<std::uint64_t>(i), *ring, found);
           CHECK(!found[1]);

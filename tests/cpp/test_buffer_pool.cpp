@@ -1,9 +1,8 @@
-#include "buffer_pool.hpp"
-
 #include <cstdint>
 #include <cstring>
 #include <set>
 
+#include "buffer_pool.hpp"
 #include "check.hpp"
 using copick::BufferPool;
 

@@ -1,9 +1,8 @@
-#include "cache.hpp"
-
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 
+#include "cache.hpp"
 #include "check.hpp"
 using namespace copick;
 

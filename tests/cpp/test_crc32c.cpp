@@ -1,8 +1,7 @@
-#include "crc32c.hpp"
-
 #include <cstring>
 
 #include "check.hpp"
+#include "crc32c.hpp"
 
 int main() {
   // The check value of the CRC catalogue, and the vectors of RFC 3720, B.4.

@@ -1,6 +1,5 @@
-#include "disk_index.hpp"
-
 #include "check.hpp"
+#include "disk_index.hpp"
 using namespace copick;
 
 int main() {

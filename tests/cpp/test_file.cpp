@@ -25,7 +25,8 @@ static void commits_and_loads() {
   const auto data = random_bytes(100'000, 4);
   CHECK(dir.commit("c/1/2/3", data.data(), data.size()) == 0);
   CHECK(dir.has("c/1/2/3") && fs::file_size(scratch.path + "/c/1/2/3") == data.size() + 4);
-  CHECK((fs::status(scratch.path + "/c/1/2/3").permissions() & fs::perms::all) == (fs::perms::owner_read | fs::perms::owner_write));
+  CHECK((fs::status(scratch.path + "/c/1/2/3").permissions() & fs::perms::all) ==
+        (fs::perms::owner_read | fs::perms::owner_write));
   for (const bool map : {true, false}) {
     BlockRef block;
     int error = -1;

@@ -1,9 +1,8 @@
-#include "key_table.hpp"
-
 #include <map>
 #include <utility>
 
 #include "check.hpp"
+#include "key_table.hpp"
 using copick::ChunkKey;
 
 int main() {

@@ -1,8 +1,7 @@
-#include "touch_ring.hpp"
-
 #include <memory>
 
 #include "check.hpp"
+#include "touch_ring.hpp"
 using namespace copick;
 
 int main() {
