@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FILE = ".cache_info"
 VERSION = 1
+BINARY: Final = getattr(os, "O_BINARY", 0)  # Windows: no translation of line ends
 TEMPORARY = ".tmp-"
 """What the names of unfinished files begin with, here and in the native core."""
 
@@ -87,7 +88,7 @@ def write(path: Path, data: bytes, *, keep_first: bool = False) -> bool:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o600), "wb") as file:
             file.write(data)
         if keep_first:
             return _link(temporary, path)

@@ -84,8 +84,10 @@ class Journal:
         with self._wake:
             thread, self._thread, self._stopping = self._thread, None, True
             self._wake.notify()
-        if thread is not None and thread.is_alive():
+        if thread is not None:
             thread.join(timeout=5)
+        with self._wake:
+            self._stopping = False
 
     def _run(self) -> None:
         while True:

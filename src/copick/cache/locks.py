@@ -167,7 +167,7 @@ class SharedTotal:
 
     def _write(self, values: tuple[int, int]) -> None:
         data = self._FORMAT.pack(values[0], ~values[0], values[1], ~values[1])
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         try:
             os.write(fd, data)
         finally:

@@ -379,21 +379,24 @@ class CacheManager:
 
     def write_stats(self) -> None:
         """Leave a snapshot in `stats.json`, for people and monitoring. Raises OSError."""
-        document = {"time": info.timestamp(), "pid": os.getpid(), **self.get_stats()}
-        info.write(
-            self.cache_root / ".cache_metadata" / "stats.json", json.dumps(document, indent=1).encode()
-        )
+        folder = self.db_path.parent
+        if folder.is_dir():  # a cache that somebody deleted does not come back for this
+            document = {"time": info.timestamp(), "pid": os.getpid(), **self.get_stats()}
+            info.write(folder / "stats.json", json.dumps(document, indent=1).encode())
 
     def check(self) -> bool:
         """Recount everything that the native core counts."""
         return bool(self.native.check())
 
     def close(self) -> None:
-        """Finish what is under way and write what is pending."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-            self._pool = None
+        """Finish what is under way, write what is pending, end the threads. A later read begins again."""
+        with self._mutex:
+            pools, self._pool, self._waiters = (self._pool, self._waiters), None, None
+        for pool in pools:
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
         if self.started:
+            self.started = False
             self.journal.stop()
             with contextlib.suppress(OSError):
                 self.write_stats()
