@@ -344,7 +344,7 @@ def filesystem_class(protocol: str) -> Any:
         raise ConfigError(f"{protocol}:// needs a package that is not installed ({error}){hint}") from error
 
 
-def _http_timeouts(options: dict[str, Any], timeout_s: float) -> None:
+def _http_options(options: dict[str, Any], timeout_s: float) -> None:
     import aiohttp
 
     client = options.get("client_kwargs") or {}
@@ -353,7 +353,7 @@ def _http_timeouts(options: dict[str, Any], timeout_s: float) -> None:
         options["client_kwargs"] = {**client, "timeout": limit}
 
 
-def _s3_timeouts(options: dict[str, Any], timeout_s: float) -> None:
+def _s3_options(options: dict[str, Any], timeout_s: float) -> None:
     given = options.get("config_kwargs") or {}
     limits = {
         "connect_timeout": timeout_s,
@@ -361,19 +361,21 @@ def _s3_timeouts(options: dict[str, Any], timeout_s: float) -> None:
         "retries": {"max_attempts": 2, "mode": "standard"},
     }
     options["config_kwargs"] = {**limits, **given}
+    # Above 1, s3fs asks for the size of every file before it reads it: two requests for each chunk.
+    options.setdefault("max_concurrency", 1)
 
 
-_TIMEOUTS: dict[str, Callable[[dict[str, Any], float], None]] = {
-    "http": _http_timeouts,
-    "https": _http_timeouts,
-    "s3": _s3_timeouts,
-    "s3a": _s3_timeouts,
+_OPTIONS: dict[str, Callable[[dict[str, Any], float], None]] = {
+    "http": _http_options,
+    "https": _http_options,
+    "s3": _s3_options,
+    "s3a": _s3_options,
 }
 
 
 def with_timeouts(protocol: str, fs_args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     """`fs_args` with time limits, unless the user stated some. fsspec waits for ever by default."""
     options = dict(fs_args)
-    if protocol in _TIMEOUTS:
-        _TIMEOUTS[protocol](options, timeout_s)
+    if protocol in _OPTIONS:
+        _OPTIONS[protocol](options, timeout_s)
     return options
