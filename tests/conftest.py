@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from projects import VOLUME, alone, opened
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from copick.models import CopickRoot, CopickRun, CopickTomogram
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +51,29 @@ def s3_bucket(s3_args: dict[str, Any]) -> Iterator[str]:
     fs.mkdir(name)
     yield name
     fs.rm(name, recursive=True)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> CopickRoot:
+    """An archive with a run, and an empty work layer above it."""
+    archive = alone(tmp_path / "archive")
+    run = archive.new_run("TS_1")
+    run.new_voxel_spacing(10).new_tomogram("wbp").from_numpy(VOLUME)
+    run.new_picks("ribosome", "0", "tool").from_numpy([[1, 2, 3]])
+    run.new_segmentation(10, "membrane", "1").from_numpy(VOLUME > 100)
+    return opened(tmp_path)
+
+
+@pytest.fixture
+def run(root: CopickRoot) -> CopickRun:
+    run = root.get_run("TS_1")
+    assert run is not None
+    return run
+
+
+@pytest.fixture
+def tomogram(run: CopickRun) -> CopickTomogram:
+    spacing = run.get_voxel_spacing(10.0)
+    assert spacing is not None
+    (found,) = spacing.tomograms
+    return found

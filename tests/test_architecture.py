@@ -42,7 +42,21 @@ MAY_IMPORT = {
     "copick": {*MODELS, "multilayer"},
 }
 
-HEAVY = {"zarr", "fsspec", "numcodecs", "rich", "click", "aiohttp", "s3fs", "botocore", "torch", "matplotlib", "skimage", "asyncio", "sqlite3"}
+HEAVY = {
+    "zarr",
+    "fsspec",
+    "numcodecs",
+    "rich",
+    "click",
+    "aiohttp",
+    "s3fs",
+    "botocore",
+    "torch",
+    "matplotlib",
+    "skimage",
+    "asyncio",
+    "sqlite3",
+}
 
 
 def part_of(path: Path) -> str:
@@ -81,11 +95,15 @@ def test_arrows(path: Path) -> None:
             continue
         target = rest.split(".")[0] if rest else "copick"
         if (SOURCE / target).exists() or (SOURCE / f"{target}.py").exists() or target == "_cachecore":
-            allowed = target in MAY_IMPORT[own] or any(rest.startswith(each) for each in MAY_IMPORT[own] if "." in each)
+            allowed = target in MAY_IMPORT[own] or any(
+                rest.startswith(each) for each in MAY_IMPORT[own] if "." in each
+            )
             assert allowed or target == own, f"{path.relative_to(SOURCE)} must not import {name}"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) in {*LAYERS, *MODELS, "copick", "multilayer"}], ids=str)
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if part_of(p) in {*LAYERS, *MODELS, "copick", "multilayer"}], ids=str
+)
 def test_heavy_modules_are_imported_where_they_are_used(path: Path) -> None:
     if part_of(path) == "cache" or path.name in {"cached.py", "places.py", "stores.py"}:
         return

@@ -68,7 +68,9 @@ def test_the_spec_example_in_python() -> None:
         layers=["filesystem", "cache"],
         layer_configs={
             "filesystem": CopickConfigFS(root="/path/to/data", layer_name="filesystem", priority=50),
-            "cache": CopickConfigCache(root="/cache", layer_name="cache", priority=100, parent_layer="filesystem"),
+            "cache": CopickConfigCache(
+                root="/cache", layer_name="cache", priority=100, parent_layer="filesystem"
+            ),
         },
         default_write_layer="filesystem",
     )
@@ -99,7 +101,9 @@ def test_http_is_read_only() -> None:
 
 
 def test_a_stack_without_a_writable_layer() -> None:
-    config = parse_config(multilayer(layers=["archive"], layer_configs={"archive": multilayer()["layer_configs"]["archive"]}))
+    config = parse_config(
+        multilayer(layers=["archive"], layer_configs={"archive": multilayer()["layer_configs"]["archive"]})
+    )
     assert isinstance(config, CopickConfigMultilayer)
     assert config.default_write_layer is None
 
@@ -107,13 +111,21 @@ def test_a_stack_without_a_writable_layer() -> None:
 def test_objects_of_layers_are_the_project_s() -> None:
     ours = {"name": "a", "is_particle": True, "label": 7}
     theirs = [{"name": "a", "is_particle": True, "label": 1}, {"name": "b", "is_particle": True, "label": 2}]
-    config = parse_config(layers(x={"config_type": "memory", "pickable_objects": theirs}) | {"pickable_objects": [ours]})
+    config = parse_config(
+        layers(x={"config_type": "memory", "pickable_objects": theirs}) | {"pickable_objects": [ours]}
+    )
     assert [(item.name, item.label) for item in config.pickable_objects] == [("a", 7), ("b", 2)]
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    (multilayer(default_write_layer="wrok"), r"default_write_layer: found 'wrok'.*did you mean 'work'.*work, archive"),
-    (multilayer(default_write_layer="archive"), r"default_write_layer: 'archive' is read-only; expected.*work"),
+    (
+        multilayer(default_write_layer="wrok"),
+        r"default_write_layer: found 'wrok'.*did you mean 'work'.*work, archive",
+    ),
+    (
+        multilayer(default_write_layer="archive"),
+        r"default_write_layer: 'archive' is read-only; expected.*work",
+    ),
     (multilayer(layers=["work", "archive", "wrk"]), r"layers\.2: found 'wrk'.*did you mean 'work'"),
     (multilayer(layers=["work", "work", "archive"]), r"layers\.1: 'work' is named twice"),
     (multilayer(layers=["work"]), r"layer_configs\.archive: is not named in layers"),
@@ -121,29 +133,80 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"config_type": "multilayer", "layers": []}, r"layer_configs: is missing"),
     (layers(x={"config_type": "filesystem"}), r"layer_configs\.x\.root: is missing"),
     (layers(x={"config_type": "filesystem", "root": ""}), r"layer_configs\.x\.root: found ''"),
-    (layers(x={"config_type": "filesytem"}), r"layer_configs\.x: unknown config_type 'filesytem' \(did you mean 'filesystem'\?\); known are"),
+    (
+        layers(x={"config_type": "filesytem"}),
+        r"layer_configs\.x: unknown config_type 'filesytem' \(did you mean 'filesystem'\?\); known are",
+    ),
     (layers(x={"root": "x"}), r"layer_configs\.x: config_type is missing"),
-    (layers(x={"config_type": "multilayer"}), r"layer_configs\.x: config_type 'multilayer' cannot be a layer"),
-    (layers(x={"config_type": "memory", "priorty": 3}), r"layer_configs\.x\.priorty: unknown key \(did you mean 'priority'\?\)"),
-    (layers(x={"config_type": "memory", "priority": "high"}), r"layer_configs\.x\.priority: found 'high'; expected a valid integer"),
-    (layers(x={"config_type": "memory", "layer_name": "y"}), r"layer_configs\.x\.layer_name: found 'y'; expected 'x'"),
-    (multilayer(layer_configs={"work": 3, "archive": {"config_type": "memory"}}), r"layer_configs\.work: found 3; expected"),
-    (layers(x={"config_type": "cache", "root": "c"}) | {"cache_config": {"root": "d"}}, r"cache_config: is a second cache beside layer_configs\.x"),
-    (layers(x={"config_type": "cache", "root": "c"}, y={"config_type": "cache", "root": "d"}), r"layer_configs\.y: is a second cache"),
-    (layers(x={"config_type": "cache", "root": "c"}) | {"default_write_layer": "x"}, r"default_write_layer: 'x' is the cache"),
-    (multilayer(cache_config={"root": "c", "layer_name": "work"}), r"cache_config\.layer_name: 'work' is also"),
-    (multilayer(cache_config={"root": "c", "parent_layer": "wrk"}), r"cache_config\.parent_layer: found 'wrk'.*did you mean 'work'"),
-    (multilayer(cache_config={"root": "c", "parent_layer": ["work", "x"]}), r"cache_config\.parent_layer: found 'x'"),
-    (multilayer(cache_config={"root": "c", "max_size_byte": 1}), r"cache_config\.max_size_byte: unknown key \(did you mean 'max_size_bytes'"),
-    (multilayer(cache_config={"root": "c", "max_size_bytes": -1}), r"cache_config\.max_size_bytes: found -1; expected greater"),
-    (multilayer(cache_config={"root": "c", "disk_format": "zip"}), r"cache_config\.disk_format: found 'zip'; expected 'auto', 'raw' or 'encoded'"),
+    (
+        layers(x={"config_type": "multilayer"}),
+        r"layer_configs\.x: config_type 'multilayer' cannot be a layer",
+    ),
+    (
+        layers(x={"config_type": "memory", "priorty": 3}),
+        r"layer_configs\.x\.priorty: unknown key \(did you mean 'priority'\?\)",
+    ),
+    (
+        layers(x={"config_type": "memory", "priority": "high"}),
+        r"layer_configs\.x\.priority: found 'high'; expected a valid integer",
+    ),
+    (
+        layers(x={"config_type": "memory", "layer_name": "y"}),
+        r"layer_configs\.x\.layer_name: found 'y'; expected 'x'",
+    ),
+    (
+        multilayer(layer_configs={"work": 3, "archive": {"config_type": "memory"}}),
+        r"layer_configs\.work: found 3; expected",
+    ),
+    (
+        layers(x={"config_type": "cache", "root": "c"}) | {"cache_config": {"root": "d"}},
+        r"cache_config: is a second cache beside layer_configs\.x",
+    ),
+    (
+        layers(x={"config_type": "cache", "root": "c"}, y={"config_type": "cache", "root": "d"}),
+        r"layer_configs\.y: is a second cache",
+    ),
+    (
+        layers(x={"config_type": "cache", "root": "c"}) | {"default_write_layer": "x"},
+        r"default_write_layer: 'x' is the cache",
+    ),
+    (
+        multilayer(cache_config={"root": "c", "layer_name": "work"}),
+        r"cache_config\.layer_name: 'work' is also",
+    ),
+    (
+        multilayer(cache_config={"root": "c", "parent_layer": "wrk"}),
+        r"cache_config\.parent_layer: found 'wrk'.*did you mean 'work'",
+    ),
+    (
+        multilayer(cache_config={"root": "c", "parent_layer": ["work", "x"]}),
+        r"cache_config\.parent_layer: found 'x'",
+    ),
+    (
+        multilayer(cache_config={"root": "c", "max_size_byte": 1}),
+        r"cache_config\.max_size_byte: unknown key \(did you mean 'max_size_bytes'",
+    ),
+    (
+        multilayer(cache_config={"root": "c", "max_size_bytes": -1}),
+        r"cache_config\.max_size_bytes: found -1; expected greater",
+    ),
+    (
+        multilayer(cache_config={"root": "c", "disk_format": "zip"}),
+        r"cache_config\.disk_format: found 'zip'; expected 'auto', 'raw' or 'encoded'",
+    ),
     (multilayer(cache_config={"root": "s3://c"}), r"cache_config: root: a cache needs a local directory"),
     (multilayer(layers=["c"], layer_configs={"c": {"config_type": "cache", "root": "c"}}), "only a cache"),
     (multilayer(layer_config={}), r"layer_config: unknown key \(did you mean 'layer_configs'\?\)"),
     (multilayer(user_id="a_b"), r"user_id: .*try 'a-b'"),
     (multilayer(pickable_objects=[{"name": "a"}]), r"pickable_objects\.0\.is_particle: is missing"),
-    ({"config_type": "filesystem", "root": "x", "fs_arg": {}}, r"fs_arg: unknown key \(did you mean 'fs_args'\?\)"),
-    ({"config_type": "filesystem", "root": "x", "timeout_s": 0}, r"timeout_s: found 0; expected greater than 0"),
+    (
+        {"config_type": "filesystem", "root": "x", "fs_arg": {}},
+        r"fs_arg: unknown key \(did you mean 'fs_args'\?\)",
+    ),
+    (
+        {"config_type": "filesystem", "root": "x", "timeout_s": 0},
+        r"timeout_s: found 0; expected greater than 0",
+    ),
     ({"config_type": "sql"}, r"config_type: unknown config_type 'sql'; known are .*filesystem.*multilayer"),
     ({"config_type": 3}, r"config_type: unknown config_type 3"),
     ({"root": "x"}, r"config_type: is missing; known are"),
@@ -259,7 +322,15 @@ def test_a_bad_size_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("0", 0), ("10", 10), ("1.5k", 1536), ("20GB", 20 * 1024**3), ("2 TiB", 2 * 1024**4), ("500m", 500 * 1024**2)]
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("10", 10),
+        ("1.5k", 1536),
+        ("20GB", 20 * 1024**3),
+        ("2 TiB", 2 * 1024**4),
+        ("500m", 500 * 1024**2),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text, "x") == size
@@ -297,7 +368,9 @@ def test_a_package_can_add_a_layer_type(monkeypatch: pytest.MonkeyPatch) -> None
         assert isinstance(config.layer_configs["x"], LabConfig)
         only = parse_config({"config_type": "lab", "layer_name": "mine"})
         assert build_stack(only).names == ["mine-0"]
-        with pytest.raises(ConfigError, match=r"layer_configs\.x\.bnch: unknown key \(did you mean 'bench'\?\)"):
+        with pytest.raises(
+            ConfigError, match=r"layer_configs\.x\.bnch: unknown key \(did you mean 'bench'\?\)"
+        ):
             parse_config(layers(x={"config_type": "lab", "bnch": 3}))
         with pytest.raises(ConfigError, match="known are cache, filesystem, lab, memory, multilayer"):
             parse_config({"config_type": "zzz"})

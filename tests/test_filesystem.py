@@ -67,7 +67,11 @@ def test_relative_roots_stay_where_they_were(project: Path, monkeypatch: pytest.
 
 
 def test_layout(project: Path) -> None:
-    found = {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file() and "wbp" not in str(path)}
+    found = {
+        str(path.relative_to(project))
+        for path in project.rglob("*")
+        if path.is_file() and "wbp" not in str(path)
+    }
     assert found == {
         "ExperimentRuns/TS_001/Picks/me_1_ribosome.json",
         "ExperimentRuns/TS_001/Segmentations/10.000_me_1_ribosome.zarr/.zgroup",
@@ -76,7 +80,9 @@ def test_layout(project: Path) -> None:
 
 
 def test_odd_names_of_directories_are_read(project: Path) -> None:
-    (project / "ExperimentRuns/TS_001/VoxelSpacing10.000").rename(project / "ExperimentRuns/TS_001/VoxelSpacing10")
+    (project / "ExperimentRuns/TS_001/VoxelSpacing10.000").rename(
+        project / "ExperimentRuns/TS_001/VoxelSpacing10"
+    )
     layer = files(project)
     assert keys(layer, run, spacing) == [spacing]
     assert keys(layer, spacing, tomogram) == [tomogram]
@@ -129,11 +135,15 @@ def test_saving_is_atomic(project: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", dies)
-    with pytest.raises(LayerError, match=r"layer 'files'.*me_1_ribosome\.json failed: OSError: disk full; check the disk"):
+    with pytest.raises(
+        LayerError, match=r"layer 'files'.*me_1_ribosome\.json failed: OSError: disk full; check the disk"
+    ):
         layer.save(picks, b"[2]")
     monkeypatch.undo()
     assert layer.load(picks) == b"[1]"
-    assert [path.name for path in (project / "ExperimentRuns/TS_001/Picks").iterdir()] == ["me_1_ribosome.json"]
+    assert [path.name for path in (project / "ExperimentRuns/TS_001/Picks").iterdir()] == [
+        "me_1_ribosome.json"
+    ]
 
 
 def test_documents_have_the_permissions_of_the_directory_s_owner(project: Path) -> None:
@@ -158,7 +168,9 @@ def test_a_directory_that_may_not_be_read(project: Path) -> None:
 
 
 def test_roots_that_do_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"layer 'old': root .*nowhere' cannot be used: there is no such directory"):
+    with pytest.raises(
+        ConfigError, match=r"layer 'old': root .*nowhere' cannot be used: there is no such directory"
+    ):
         files(tmp_path / "nowhere", "old", read_only=True).check()
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="not a directory"):
@@ -218,7 +230,10 @@ def test_requests_are_few(server: FolderServer) -> None:
     layer.exists(mask)
     layer.load(picks)
     assert server.count() == 5
-    assert [request.path.rpartition("/")[2] for request in server.requests[3:]] == [".zgroup", "me_1_ribosome.json"]
+    assert [request.path.rpartition("/")[2] for request in server.requests[3:]] == [
+        ".zgroup",
+        "me_1_ribosome.json",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +323,9 @@ def test_what_others_write_shows_after_a_refresh(s3_bucket: str, s3_args: dict[s
     assert keys(layer, None, run) == [run, new]
 
 
-def test_a_server_without_credentials(s3_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_server_without_credentials(
+    s3_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))

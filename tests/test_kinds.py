@@ -85,7 +85,9 @@ def test_every_name_reads_back_or_is_refused(data: st.DataObject) -> None:
 
 
 @given(clean, clean, clean, sizes, st.booleans())
-def test_clean_names_are_never_refused(user: str, session: str, name: str, size: float, multilabel: bool) -> None:
+def test_clean_names_are_never_refused(
+    user: str, session: str, name: str, size: float, multilabel: bool
+) -> None:
     if len((user + session + name).encode()) > 200 or "." in (user[0], session[0], name[0]):
         return
     assert read_back(PICKS, (name, user, session)) == (name, user, session)
@@ -119,7 +121,9 @@ def test_a_user_with_an_underscore_is_refused() -> None:
         (SEGMENTATION, "10.000_me_mem.zarr"),
     ],
 )
-def test_misnamed_files_are_skipped_with_one_line(kind: Kind, name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_misnamed_files_are_skipped_with_one_line(
+    kind: Kind, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "copick"):
         assert kind.parse(name, "some/folder") is None
     assert len(caplog.records) == 1

@@ -31,7 +31,12 @@ DOCUMENT = {
     "points": [
         {
             "location": {"x": 100.0, "y": 200.0, "z": 300.0},
-            "transformation_": [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]],
+            "transformation_": [
+                [1.0, 0.0, 0.0, 0.0],
+                [0.0, 1.0, 0.0, 0.0],
+                [0.0, 0.0, 1.0, 0.0],
+                [0.0, 0.0, 0.0, 1.0],
+            ],
             "instance_id": 0,
             "score": 1.0,
         }
@@ -46,7 +51,12 @@ def test_picks_documents_are_written_as_1x_writes_them() -> None:
 
 
 def test_missing_optional_keys_have_defaults() -> None:
-    bare = {"pickable_object_name": "a", "user_id": "b", "session_id": "c", "points": [{"location": {"x": 1, "y": 2, "z": 3}}]}
+    bare = {
+        "pickable_object_name": "a",
+        "user_id": "b",
+        "session_id": "c",
+        "points": [{"location": {"x": 1, "y": 2, "z": 3}}],
+    }
     file = CopickPicksFile.from_json(json.dumps(bare).encode(), "x")
     assert file.trust_orientation
     assert file.points[0].score == 1.0
@@ -80,7 +90,9 @@ def test_transformation_keyword_works() -> None:
     matrix[:3, 3] = 1, 2, 3
     location = CopickLocation(x=0, y=0, z=0)
     assert np.array_equal(CopickPoint(location=location, transformation=matrix).transformation, matrix)  # type: ignore[call-arg]
-    assert np.array_equal(CopickPoint(location=location, transformation_=matrix.tolist()).transformation, matrix)
+    assert np.array_equal(
+        CopickPoint(location=location, transformation_=matrix.tolist()).transformation, matrix
+    )
     point = CopickPoint(location=location)
     point.transformation = matrix
     assert np.array_equal(point.transformation, matrix)
@@ -109,7 +121,9 @@ def test_points_round_trip(rows: list[tuple[float, float, float, float, int]]) -
 
 
 def test_scores_that_are_not_finite_can_be_read_and_written() -> None:
-    file = CopickPicksFile.from_json(json.dumps(DOCUMENT).replace('"score": 1.0', '"score": NaN').encode(), "x")
+    file = CopickPicksFile.from_json(
+        json.dumps(DOCUMENT).replace('"score": 1.0', '"score": NaN').encode(), "x"
+    )
     assert math.isnan(file.points[0].score)
     assert math.isnan(json.loads(file.to_json())["points"][0]["score"])
 
@@ -158,7 +172,9 @@ def test_objects_that_cannot_be(fields: dict[str, object], problem: str) -> None
 
 def test_metadata_is_filled_but_never_overwritten() -> None:
     mine = CopickPicksFile(pickable_object_name="a", user_id="b", session_id="c", run_name="mine")
-    theirs = CopickPicksFile(pickable_object_name="z", user_id="b", session_id="c", run_name="theirs", voxel_spacing=3.0)
+    theirs = CopickPicksFile(
+        pickable_object_name="z", user_id="b", session_id="c", run_name="theirs", voxel_spacing=3.0
+    )
     merged = mine.filled(theirs)
     assert (merged.pickable_object_name, merged.run_name, merged.voxel_spacing) == ("a", "mine", 3.0)
     assert mine.voxel_spacing is None

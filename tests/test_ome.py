@@ -67,7 +67,9 @@ def test_what_is_on_disk_in_zarr_2(tmp_path: Path) -> None:
 
 
 def test_what_is_on_disk_in_zarr_3(tmp_path: Path) -> None:
-    write_volume(zarr.storage.LocalStore(tmp_path), np.ones((4, 4, 4), np.uint8), 7.5, levels=2, zarr_format=3)
+    write_volume(
+        zarr.storage.LocalStore(tmp_path), np.ones((4, 4, 4), np.uint8), 7.5, levels=2, zarr_format=3
+    )
     group = json.loads((tmp_path / "zarr.json").read_text())
     assert group["attributes"]["ome"]["version"] == "0.5"
     assert voxel_size(group["attributes"], "x") == 7.5
@@ -83,7 +85,9 @@ def test_writing_replaces_all_there_was(tmp_path: Path) -> None:
     assert not (tmp_path / "zarr.json").exists()
 
 
-def test_a_volume_that_was_not_finished_does_not_look_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_that_was_not_finished_does_not_look_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def dies(*_: object, **__: object) -> None:
         raise OSError("disk full")
 

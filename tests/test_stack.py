@@ -96,7 +96,9 @@ def test_metadata_is_filled_from_below() -> None:
     assert (meta.run_name, meta.voxel_spacing) == ("a", 2.0)
 
 
-def test_reading_what_was_listed_asks_no_other_layer(stack: LayerStack, high: Counting, low: Counting) -> None:
+def test_reading_what_was_listed_asks_no_other_layer(
+    stack: LayerStack, high: Counting, low: Counting
+) -> None:
     stack.list(run, PICKS)
     stack.list(spacing, TOMOGRAM)
     high.asked, low.asked = [], []
@@ -147,7 +149,11 @@ def test_an_unreachable_layer_is_not_an_empty_one(stack: LayerStack, monkeypatch
 def test_no_layer_can_be_written(low: Counting) -> None:
     stack = LayerStack([low], None)
     assert stack.read_only
-    for write in (lambda: stack.save(picks, b""), lambda: stack.create(run), lambda: stack.store(tomogram, write=True)):
+    for write in (
+        lambda: stack.save(picks, b""),
+        lambda: stack.create(run),
+        lambda: stack.store(tomogram, write=True),
+    ):
         with pytest.raises(ReadOnlyError, match="no layer can be written; read-only are low"):
             write()
 
@@ -157,7 +163,9 @@ def test_writing_to_a_named_layer(stack: LayerStack) -> None:
         stack.narrowed("low").save(picks, b"")
 
 
-def test_writing_below_the_layer_that_serves_is_noticed(high: Counting, caplog: pytest.LogCaptureFixture) -> None:
+def test_writing_below_the_layer_that_serves_is_noticed(
+    high: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
     below = MemoryLayer("below")
     high.save(picks, b"high")
     stack = LayerStack([high, below], "below")

@@ -100,7 +100,10 @@ class LayerStack(Layer):
         return any(layer.exists(ref) for layer in self.layers)
 
     def holders(self, ref: Ref) -> builtins.list[str]:
-        nested = (layer.holders(ref) if isinstance(layer, LayerStack) else [layer.name] for layer in self._layers_holding(ref))
+        nested = (
+            layer.holders(ref) if isinstance(layer, LayerStack) else [layer.name]
+            for layer in self._layers_holding(ref)
+        )
         return [name for names in nested for name in names]
 
     def load(self, ref: Ref) -> bytes:

@@ -159,21 +159,16 @@ class CopickRoot(Node):
         found = self.get_object(name)
         if found is not None and not exist_ok:
             raise AlreadyExistsError(f"there is an object {name!r} already; pass exist_ok=True to update it")
-        others = [
-            item.label
-            for item in self.config.pickable_objects
-            if item.name != name and item.label is not None
-        ]
-        if label in others:
-            raise AlreadyExistsError(f"label {label} is taken; free is {max(others) + 1}")
+        taken = [item.label or 0 for item in self.config.pickable_objects if item.name != name]
+        if label in taken and label != 0:
+            raise AlreadyExistsError(f"label {label} is taken; free is {max(taken) + 1}")
         if found is not None:
-            updated = PickableObject.model_validate(
-                {**found.meta.model_dump(), **fields, "is_particle": is_particle}
-            )
+            merged = {**found.meta.model_dump(), **fields, "is_particle": is_particle}
+            updated = PickableObject.model_validate(merged)  # all of it is checked before any of it changes
             for key in PickableObject.model_fields:
                 setattr(found.meta, key, getattr(updated, key))
             return found
-        fields.setdefault("label", max(others, default=0) + 1)
+        fields.setdefault("label", max(taken, default=0) + 1)
         self.config.pickable_objects.append(PickableObject(name=name, is_particle=is_particle, **fields))
         self._objects = None
         return self.pickable_objects[-1]

@@ -122,7 +122,7 @@ class LayerTests:
         zarr.create_array(layer.store(tomogram, write=True), name="0", data=data, zarr_format=2)
         store = layer.store(tomogram)
         assert store.read_only
-        assert np.array_equal(zarr.open_array(store, path="0", mode="r")[...], data)  # type: ignore[arg-type]
+        assert np.array_equal(zarr.open_array(store, path="0", mode="r")[...], data)
 
     def test_an_array_can_be_written_without_create(self, layer: Layer) -> None:
         zarr.create_group(layer.store(tomogram, write=True), zarr_format=2, overwrite=True)
