@@ -72,13 +72,13 @@ class MemoryLayer(Layer):
         self.documents[ref] = document
 
     def store(self, ref: Ref, *, write: bool = False) -> Store:
+        from copick.stores import MappingStore
+
         if write:
             self.create(ref)
-            return self.arrays[ref]
-        try:
-            return self.arrays[ref].with_read_only(True)
-        except KeyError:
-            raise self._missing(ref) from None
+        if ref not in self.arrays:
+            raise self._missing(ref)
+        return MappingStore(self.arrays[ref].with_read_only(not write))
 
     def refresh(self, ref: Ref | None = None) -> None:
         pass

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import weakref
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import unquote
@@ -103,7 +104,9 @@ class LocalPlace:
     def store(self, path: str, read_only: bool) -> Store:
         from zarr.storage import LocalStore
 
-        return LocalStore(self._at(path), read_only=read_only)
+        from copick.stores import MappingStore
+
+        return MappingStore(LocalStore(self._at(path), read_only=read_only))
 
     def missing_root(self, read_only: bool) -> str | None:
         if os.path.isdir(self.root):
@@ -121,9 +124,9 @@ class LocalPlace:
 class RemotePlace:
     """A directory of any fsspec filesystem."""
 
-    def __init__(self, url: str, fs_args: dict[str, Any], timeout_s: float) -> None:
-        self.url, self.fs_args, self.timeout_s = url.rstrip("/"), fs_args, timeout_s
-        self.protocol = url.partition("://")[0]
+    def __init__(self, url: str, protocol: str, fs_args: dict[str, Any], timeout_s: float) -> None:
+        self.url, self.protocol = url.rstrip("/"), protocol
+        self.fs_args, self.timeout_s = fs_args, timeout_s
         self.is_http = self.protocol in {"http", "https"}
         self._open: tuple[int, Any, str] | None = None
 
@@ -167,8 +170,8 @@ class RemotePlace:
             name = _name_in(full, folder) if self.is_http else full.rstrip("/").rpartition("/")[2]
             if name:
                 found.append(Entry(name, is_folder))
-        if not self.is_http and [item["name"] for item in listed] == [folder] and not found_folder(listed):
-            raise FileNotFoundError(folder)  # some filesystems list a file as itself
+        if len(listed) == 1 and str(listed[0]["name"]) == folder and listed[0]["type"] == "file":
+            raise NotADirectoryError(folder)  # most filesystems list a file as itself
         return found
 
     def has_file(self, path: str) -> bool:
@@ -179,6 +182,10 @@ class RemotePlace:
             return bool(self.fs.info(self._at(path))["type"] == "file")
         except (FileNotFoundError, NotADirectoryError):
             return False
+        except Exception as error:
+            if getattr(error, "status", None) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return True  # an empty file has no first byte
+            raise
 
     def has_folder(self, path: str) -> bool:
         try:
@@ -213,13 +220,15 @@ class RemotePlace:
     def store(self, path: str, read_only: bool) -> Store:
         from zarr.storage import FsspecStore
 
+        from copick.stores import MappingStore
+
         if self.fs.async_impl:
             fs: Any = OnItsOwnLoop(self.fs)
         else:
             from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
             fs = AsyncFileSystemWrapper(self.fs, asynchronous=True)
-        return FsspecStore(fs, read_only=read_only, path=self._at(path))
+        return MappingStore(FsspecStore(fs, read_only=read_only, path=self._at(path)))
 
     def missing_root(self, read_only: bool) -> str | None:
         if self.protocol in {"s3", "s3a"}:
@@ -294,10 +303,6 @@ class OnItsOwnLoop:
             )
 
         return run
-
-
-def found_folder(listed: list[dict[str, Any]]) -> bool:
-    return any(item["type"] == "directory" for item in listed)
 
 
 def local_path(root: str) -> str:
