@@ -183,6 +183,15 @@ def test_roots_that_do_not_exist(tmp_path: Path) -> None:
     assert (tmp_path / "new/ExperimentRuns/TS_001").is_dir()
 
 
+def test_a_root_that_vanishes_is_not_an_empty_one(project: Path) -> None:
+    layer = files(project, read_only=True)
+    assert layer.exists(run)
+    project.rename(project.with_name("elsewhere"))
+    for ask in (lambda: layer.list(None, RUN), lambda: layer.exists(run)):
+        with pytest.raises(LayerError, match="there is no such directory"):
+            ask()
+
+
 def test_an_existing_root_without_runs_is_empty(tmp_path: Path) -> None:
     assert files(tmp_path, read_only=True).list(None, RUN) == []
     (tmp_path / "ExperimentRuns").write_text("a file")
@@ -274,10 +283,18 @@ def test_a_server_that_is_not_there() -> None:
 
 def test_a_page_that_is_not_there(server: FolderServer) -> None:
     layer = files(server.url + "/nowhere")
-    with pytest.raises(LayerError, match=r"cannot be listed: there is no such directory"):
+    with pytest.raises(LayerError, match=r"cannot be read: there is no such directory"):
         layer.list(None, RUN)
     with pytest.raises(NotFoundError, match="TS_001"):
         layer.load(picks)
+    with pytest.raises(LayerError, match="no such directory"):
+        layer.exists(run)
+
+
+def test_empty_documents(project: Path, server: FolderServer) -> None:
+    files(project).save(picks, b"")
+    assert files(server.url).exists(picks)
+    assert files(server.url).load(picks) == b""
 
 
 def test_links_that_lead_elsewhere_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,19 @@ _ERRORS = (
     "LayerError",
     "CacheError",
 )
-_MODULES = ("arrays", "config", "errors", "kinds", "layers", "meta", "models", "multilayer", "ome", "util")
+_MODULES = (
+    "arrays",
+    "config",
+    "errors",
+    "kinds",
+    "layers",
+    "meta",
+    "models",
+    "multilayer",
+    "ome",
+    "stores",
+    "util",
+)
 
 # What is not needed to import copick is imported when it is first used.
 _HOMES = {**dict.fromkeys(_ENTITIES, "copick.models"), **dict.fromkeys(_ERRORS, "copick.errors")}

@@ -81,11 +81,15 @@ class LayerConfig(CopickConfig):
         return True
 
 
+def _path(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 class CopickConfigFS(LayerConfig):
     """A project on any file system that fsspec knows."""
 
     config_type: Literal["filesystem"] = "filesystem"
-    root: str = Field(min_length=1)
+    root: Annotated[str, BeforeValidator(_path), Field(min_length=1)]
     """Path or URL. A relative path is relative to the current directory."""
     fs_args: dict[str, Any] = Field(default_factory=dict)
     """Passed to fsspec."""

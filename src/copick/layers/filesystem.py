@@ -35,8 +35,9 @@ class FilesystemLayer(Layer):
         self.place: Place = (
             LocalPlace(config.root)
             if self.is_local
-            else RemotePlace(config.root, config.fs_args, config.timeout_s)
+            else RemotePlace(config.root, config.protocol, config.fs_args, config.timeout_s)
         )
+        self._has_root = False
         # Directories whose names are not what we would write ("VoxelSpacing10").
         self._odd_names: dict[Ref, str] = {}
         self._seen: set[Ref] = set()  # what a remote place was seen to hold
@@ -72,11 +73,7 @@ class FilesystemLayer(Layer):
             try:
                 entries = self.place.entries(folder)
             except (FileNotFoundError, NotADirectoryError):
-                if parent is None and (problem := self.place.missing_root(self.read_only)):
-                    raise LayerError(
-                        f"layer {self.name!r}: root {self.config.root!r} cannot be listed: {problem}; "
-                        "check the address"
-                    ) from None
+                self._check_root()
                 return []
         found: dict[Ref, Meta] = {}
         for name, is_folder in sorted(entries):
@@ -117,15 +114,30 @@ class FilesystemLayer(Layer):
             self._odd_names[ref] = name
         found[ref] = meta
 
+    def _check_root(self) -> None:
+        """Called when something is missing: it may be that all of it is. A remote place is asked once."""
+        if self.is_local or not self._has_root:  # a mount may vanish
+            if problem := self.place.missing_root(self.read_only):
+                raise LayerError(
+                    f"layer {self.name!r}: root {self.config.root!r} cannot be read: {problem}; check the address"
+                )
+            self._has_root = True
+
     def exists(self, ref: Ref) -> bool:
         path = self.path(ref)
         with self._asking(path):
-            if ref.kind.payload == "document":
-                return self.place.has_file(path)
-            if ref.kind.payload == "folder" or self.is_local:
-                return self.place.has_folder(path)
-            # The group's own file answers with one request as a rule; a directory may take several.
-            return self.place.has_file(f"{path}/.zgroup") or self.place.has_folder(path)
+            found = self._is_there(ref, path)
+            if not found:
+                self._check_root()
+            return found
+
+    def _is_there(self, ref: Ref, path: str) -> bool:
+        if ref.kind.payload == "document":
+            return self.place.has_file(path)
+        if ref.kind.payload == "folder" or self.is_local:
+            return self.place.has_folder(path)
+        # The group's own file answers with one request as a rule; a directory may take several.
+        return self.place.has_file(f"{path}/.zgroup") or self.place.has_folder(path)
 
     def create(self, ref: Ref) -> None:
         self.check_writable(ref)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from copick.errors import NotFoundError, ReadOnlyError
 from copick.layers.layer import Layer
@@ -42,6 +42,13 @@ class LayerStack(Layer):
 
     def __repr__(self) -> str:
         return f"<LayerStack {' › '.join(layer.name for layer in self.layers)}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_holding": {}, "_narrowed": {}, "_family": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._family = [self]
 
     def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:
@@ -89,9 +96,12 @@ class LayerStack(Layer):
         return [merged[ref] for ref in sorted(merged, key=lambda ref: ref.values)]
 
     def _layers_holding(self, ref: Ref) -> tuple[Layer, ...]:
-        if ref not in self._holding:
-            self._holding[ref] = tuple(layer for layer in self.layers if layer.exists(ref))
-        return self._holding[ref]
+        held = self._holding.get(ref, ())
+        if not held:
+            held = tuple(layer for layer in self.layers if layer.exists(ref))
+            if held:  # an absence is not remembered: a store that is open may end it
+                self._holding[ref] = held
+        return held
 
     def exists(self, ref: Ref) -> bool:
         if self._holding.get(ref):

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from copick.errors import AlreadyExistsError, FormatError
+from copick.errors import AlreadyExistsError, FormatError, ReadOnlyError
 from copick.kinds import Kind, Ref, normal
 from copick.util.words import nearest
 
@@ -199,8 +199,10 @@ class Entity(Node):
         """
         try:
             self.layer.delete(self._ref)
-        finally:
-            self.parent._forget_kind(self.kind) if self.layer.exists(self._ref) else self.parent._drop(self)
+        except ReadOnlyError:
+            self.parent._forget_kind(self.kind)  # another layer may serve it now
+            raise
+        self.parent._drop(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """The reference alone: lists and handles are made again where they are needed."""

@@ -169,7 +169,7 @@ class Volume(Entity):
 
     def _written(self) -> None:
         self._arrays = {}
-        self.layer.refresh(self._ref)
+        self._twins.clear()
 
     def refresh(self) -> None:
         """Forget what is known about the volume: its levels are opened again when they are next read."""
