@@ -1,0 +1,139 @@
+"""The row about the first read of a whole volume from far away."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from benchmarks.measure import Timing, ratio
+from benchmarks.report import Row
+from benchmarks.server import Server
+from benchmarks.workloads import LEVEL, open_tomogram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from benchmarks.__main__ import Bench
+    from benchmarks.contenders import Place
+
+CONNECTIONS = 16
+"""As many as copick's cache uses."""
+
+BARE, CACHED, UNCACHED, ZARR = (
+    "fetch and decode, 16 threads",
+    "copick, cold cache",
+    "copick, no cache",
+    "zarr-python",
+)
+
+
+def cold(bench: Bench) -> Iterator[Row]:
+    """A whole volume over HTTP, by readers that take turns."""
+    for chunk in bench.scale.cold:
+        yield _cold(bench, bench.place(chunk))
+
+
+def _cold(bench: Bench, place: Place) -> Row:
+    scale, volume = bench.scale, place.volume
+    folders = (bench.folder / f"cold-{volume.chunk}-{n}" for n in itertools.count())
+    with Server(place.root, scale.latency_s) as server:
+        readers: dict[str, Callable[[], Callable[[], Any]]] = {
+            BARE: lambda: partial(fetch_and_decode, server.url, place),
+            CACHED: lambda: _Cached(server.url, next(folders), place),
+            UNCACHED: lambda: open_tomogram(server.url, None, volume.tomo_type).numpy,
+            ZARR: lambda: _zarr(server.url, place),
+        }
+        timings = _take_turns(readers, server, place, scale.cold_rounds)
+    title = f"first read of a volume over HTTP, {scale.latency_s * 1e3:g} ms away, {volume.chunk}³ chunks"
+    row = Row(f"cold-{volume.chunk}", title, "s", baseline=BARE)
+    row.add(timings)
+    row.goal("cold cache / bare fetch and decode", ratio(timings[CACHED], timings[BARE]), 1.15)
+    row.goal("requests beyond one per chunk", timings[CACHED].counts["requests"] - volume.chunk_count, 4)
+    return row
+
+
+def _take_turns(
+    readers: dict[str, Callable[[], Callable[[], Any]]], server: Server, place: Place, rounds: int
+) -> dict[str, Timing]:
+    """Timings of the reads alone; what prepares them (listings, opening) is not counted, its requests neither."""
+    timings = {name: Timing() for name in readers}
+    names = list(readers)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            read = readers[name]()
+            server.traffic()
+            cpu, began = time.process_time(), time.perf_counter()
+            data = read()
+            timings[name].rounds.append(time.perf_counter() - began)
+            timings[name].counts = server.traffic().counts() | {"CPU s": time.process_time() - cpu}
+            timings[name].reads += 1
+            if turn == 0 and not np.array_equal(data, place.data):
+                raise RuntimeError(f"{name} reads other data than was written")
+            del data
+            if close := getattr(read, "close", None):
+                close()
+    return timings
+
+
+class _Cached:
+    """A read through a cache that does not exist yet."""
+
+    def __init__(self, url: str, folder: Path, place: Place) -> None:
+        self._folder = folder
+        self._tomogram = open_tomogram(url, self._folder, place.volume.tomo_type)
+
+    def __call__(self) -> Any:
+        return self._tomogram.numpy()
+
+    def close(self) -> None:
+        from copick.cache.manager import open_manager
+
+        open_manager(self._folder).close()
+        shutil.rmtree(self._folder)
+
+
+def _zarr(url: str, place: Place) -> Callable[[], Any]:
+    import zarr
+
+    array = zarr.open_array(f"{url}{place.volume.key}/{LEVEL}", mode="r", zarr_format=2)
+    return lambda: array[:]
+
+
+def fetch_and_decode(url: str, place: Place) -> Any:
+    """What latency, bandwidth and decoding alone allow: a thread per connection, no store, no cache."""
+    from numcodecs import Blosc
+
+    address = urlsplit(url)
+    volume, codec = place.volume, Blosc()
+    edge = volume.chunk
+    result = np.empty(volume.shape, np.float32)
+    connected = threading.local()
+
+    def one(at: tuple[int, ...]) -> None:
+        if not hasattr(connected, "http"):
+            connected.http = http.client.HTTPConnection(address.hostname or "", address.port)
+            connected.chunk = np.empty((edge,) * 3, np.float32)
+        connected.http.request("GET", f"/{volume.key}/{LEVEL}/" + "/".join(map(str, at)))
+        answer = connected.http.getresponse()
+        payload = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"status {answer.status} for chunk {at}")
+        codec.decode(payload, out=connected.chunk)
+        corner = [index * edge for index in at]
+        target = result[tuple(slice(first, first + edge) for first in corner)]
+        target[...] = connected.chunk[tuple(slice(0, size) for size in target.shape)]
+
+    chunks = itertools.product(*(range(-(-size // edge)) for size in volume.shape))
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        list(pool.map(one, chunks))
+    return result
