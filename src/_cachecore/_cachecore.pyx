@@ -114,8 +114,10 @@ cdef extern from "block_table.hpp" namespace "copick" nogil:
         void drop_array(uint64_t) except +copick_translate
         vector[ChunkKey] held()  except +copick_translate
 
-cdef extern from "cache.hpp" namespace "copick" nogil:
+cdef extern from "clock.hpp" namespace "copick" nogil:
     uint64_t c_now_us "copick::now_us"()
+
+cdef extern from "cache.hpp" namespace "copick" nogil:
     cdef struct CStats "copick::Cache::Stats":
         uint64_t chunk_hits
         uint64_t chunk_loads
@@ -148,6 +150,7 @@ cdef extern from "buffer_pool.hpp" namespace "copick" nogil:
         BufferPool(size_t) except +copick_translate
         void* take(size_t) except +copick_translate
         void give(void*, size_t)
+        void trim(uint64_t)
         size_t idle_bytes() except +copick_translate
 
 
@@ -156,7 +159,7 @@ cdef object _empty = np.empty
 cdef object _full = slice(None)
 
 # Result buffers wait here for their next use. Never freed: arrays given to the user may outlive the module.
-cdef BufferPool* _pool = new BufferPool(<size_t>256 << 20)
+cdef BufferPool* _pool = new BufferPool(<size_t>1 << 30)
 
 cdef size_t _SMALL = 64 << 10            # below this, NumPy's own allocator is as good
 cdef size_t _PARALLEL = <size_t>32 << 20  # above this, one region is copied by several threads
@@ -569,6 +572,11 @@ def crc32c(const unsigned char[::1] data, bint portable=False):
 def pool_idle_bytes():
     """Bytes of result buffers that wait for their next use."""
     return _pool.idle_bytes()
+
+
+def pool_trim(double older_than_s):
+    """Free the result buffers that have waited longer than this."""
+    _pool.trim(c_now_us() - <uint64_t>(older_than_s * 1e6))
 
 
 def inject(int step, int action):

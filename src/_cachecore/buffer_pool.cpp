@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "clock.hpp"
+
 #ifdef _WIN32
 #include <malloc.h>
 #else
@@ -67,25 +69,37 @@ void* BufferPool::take(std::size_t size) {
 
 void BufferPool::give(void* buffer, std::size_t size) noexcept {
   const std::size_t capacity = capacity_for(size);
-  std::vector<void*> freed;
   try {
     const std::lock_guard guard(lock_);
     if (capacity <= max_idle_bytes_) {
-      idle_.push_back({buffer, capacity});
+      idle_.push_back({buffer, capacity, now_us()});
       idle_bytes_ += capacity;
       buffer = nullptr;
     }
-    std::size_t first = 0;
-    freed.reserve(idle_.size());
-    while (idle_bytes_ > max_idle_bytes_) {
-      idle_bytes_ -= idle_[first].capacity;
-      freed.push_back(idle_[first++].buffer);
-    }
-    idle_.erase(idle_.begin(), idle_.begin() + static_cast<std::ptrdiff_t>(first));
   } catch (const std::bad_alloc&) {  // no room to note it: give it back to the system
   }
-  for (void* old : freed) release(old);
   if (buffer) release(buffer);
+  free_oldest([this](const Idle&) { return idle_bytes_ <= max_idle_bytes_; });
+}
+
+void BufferPool::trim(std::uint64_t stamp) noexcept {
+  free_oldest([stamp](const Idle& idle) { return idle.since >= stamp; });
+}
+
+// Frees idle buffers, the longest waiting first, until one `stays`. Memory is unmapped while the lock is free.
+template <class Stays>
+void BufferPool::free_oldest(Stays&& stays) noexcept {
+  for (;;) {
+    void* buffer;
+    {
+      const std::lock_guard guard(lock_);
+      if (idle_.empty() || stays(idle_.front())) return;
+      buffer = idle_.front().buffer;
+      idle_bytes_ -= idle_.front().capacity;
+      idle_.erase(idle_.begin());
+    }
+    release(buffer);
+  }
 }
 
 std::size_t BufferPool::idle_bytes() const {

@@ -3,6 +3,7 @@
 // Large buffers are aligned for huge pages and asked for as such. At most `max_idle_bytes` wait for their next use.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <mutex>
 #include <vector>
 
@@ -22,13 +23,20 @@ class BufferPool {
   // Gives back what `take(size)` returned.
   void give(void* buffer, std::size_t size) noexcept;
 
+  // Frees what has waited since before `stamp` (microseconds since 1970).
+  void trim(std::uint64_t stamp) noexcept;
+
   std::size_t idle_bytes() const;
 
  private:
   struct Idle {
     void* buffer;
     std::size_t capacity;
+    std::uint64_t since;
   };
+  template <class Stays>
+  void free_oldest(Stays&& stays) noexcept;
+
   const std::size_t max_idle_bytes_;
   mutable ForkLock lock_;   // guards everything below
   std::vector<Idle> idle_;  // oldest first

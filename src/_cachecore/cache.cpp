@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <memory>
 #include <thread>
 
@@ -28,11 +27,6 @@ void share_out(std::size_t n, int threads, Work&& work) {
 }
 
 }  // namespace
-
-std::uint64_t now_us() noexcept {
-  using namespace std::chrono;
-  return static_cast<std::uint64_t>(duration_cast<microseconds>(system_clock::now().time_since_epoch()).count());
-}
 
 void Cache::read(const Array& array, const Region& region, int threads, std::vector<std::uint64_t>& missing) {
   std::vector<std::uint64_t> chunks;

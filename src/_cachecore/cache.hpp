@@ -10,12 +10,11 @@
 
 #include "array.hpp"
 #include "block_table.hpp"
+#include "clock.hpp"
 #include "disk_index.hpp"
 #include "touch_ring.hpp"
 
 namespace copick {
-
-std::uint64_t now_us() noexcept;  // microseconds since 1970
 
 class Cache {
  public:

@@ -4,6 +4,7 @@
 
 #include "buffer_pool.hpp"
 #include "check.hpp"
+#include "clock.hpp"
 using copick::BufferPool;
 
 int main() {
@@ -28,6 +29,11 @@ int main() {
   void* large = pool.take(64 * mib);  // larger than the pool keeps
   pool.give(large, 64 * mib);
   CHECK(pool.idle_bytes() <= 10 * mib);
+
+  pool.trim(copick::now_us() - 60'000'000);
+  CHECK(pool.idle_bytes() > 0);
+  pool.trim(copick::now_us() + 1);
+  CHECK(pool.idle_bytes() == 0);
 
   at_once(4, [&](int who) {
     std::mt19937 random(static_cast<unsigned>(who));

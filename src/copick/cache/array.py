@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from copick import _cachecore
-from copick.arrays import ArrayBase, Selection, check_boxes, check_out, source_error
+from copick.arrays import ArrayBase, Selection, check_boxes, check_out
 from copick.cache import info
 from copick.cache.geometry import MAX_ENCODED_RATIO, Geometry, blosc, chunk_name, grid, zarr_document
 from copick.errors import NotFoundError
@@ -269,15 +269,11 @@ class CachedArray(ArrayBase):
                 f"{self._source.where}/{self._path} has changed at its source since it was cached; call refresh()"
             )
         origin, box = self.geometry.cell_box(cell)
-        try:
-            data = np.asarray(array[box])
-        except Exception as error:
-            at = (first // size for first, size in zip(origin, self.geometry.cells, strict=True))
-            key = array.metadata.encode_chunk_key(tuple(at))
-            raise source_error(error, f"{self._source.where}/{self._path}/{key}") from error
+        at = tuple(first // size for first, size in zip(origin, self.geometry.cells, strict=True))
+        data = self._source.read(self._path, at, box)
         self._manager.count("fetched_cells")
         self._manager.count("fetched_bytes", data.nbytes)
-        return np.ascontiguousarray(data, self.dtype).reshape([each.stop - each.start for each in box])
+        return data.astype(self.dtype, copy=False).reshape([each.stop - each.start for each in box])
 
     # Keeping
 
@@ -447,14 +443,9 @@ def _codec(dtype: np.dtype[Any]) -> Any:
 
 
 def _encoded_ratio(data: npt.NDArray[Any], geometry: Geometry) -> float | None:
-    """Encoded over raw size of up to one cached chunk's worth of data; None if it is all fill value."""
-    fill = np.frombuffer(geometry.fill, np.uint8)
-    items = data.reshape(-1).view(np.uint8).reshape(-1, geometry.dtype.itemsize)
-    if not (items[0] != fill).any() and not (items != fill).any():
+    """Encoded over raw size of a sample from the middle of some data; None if all of it is fill value."""
+    if data.flat[0:1].tobytes() == geometry.fill and data.tobytes() == geometry.fill * data.size:
         return None
-    middle = len(items) // 2
-    half = max(1, (2 << 20) // geometry.dtype.itemsize)
-    sample = (
-        np.ascontiguousarray(items[max(0, middle - half) : middle + half]).reshape(-1).view(geometry.dtype)
-    )
+    middle = tuple(slice(max(0, size // 2 - 32), size // 2 + 32) for size in data.shape)
+    sample = np.ascontiguousarray(data[middle])
     return len(_codec(geometry.dtype).encode(sample)) / sample.nbytes

@@ -190,6 +190,8 @@ class Journal:
 
     def _failed(self, error: Exception) -> None:
         """Count a failure; a damaged or foreign database is set aside, and the index made anew from the files."""
+        if not self.path.parent.is_dir():
+            return  # somebody deleted the whole cache folder
         self.failures += 1
         if self.failures == 1:
             logger.warning(

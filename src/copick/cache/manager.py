@@ -55,6 +55,8 @@ LOCK_TIMEOUT_S = 60.0
 """How long another process may take to fetch a chunk before this one fetches it too."""
 _EVICT_LOCK = 2
 STALE_TEMPORARY_S = 3600
+IDLE_BUFFER_S = 10.0
+"""How long a result buffer waits for its next use before its memory is given back."""
 
 
 class CacheManager:
@@ -279,7 +281,8 @@ class CacheManager:
             yield base, geometry, id, files
 
     def _tick(self) -> None:
-        """Upkeep on the journal's thread: heal the index, drop what others evicted, leave a snapshot of the statistics."""
+        """Upkeep on the journal's thread: heal the index, drop what others evicted, free idle buffers, write the statistics."""
+        _cachecore.pool_trim(IDLE_BUFFER_S)
         if self.journal.rebuild_wanted:
             with self.locks.hold(_EVICT_LOCK, timeout=0) as held:
                 if held:

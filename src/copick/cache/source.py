@@ -9,16 +9,19 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from zarr.abc.store import ByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from copick.arrays import missing_array, source_error
+from copick.cache.decode import Decoder
 from copick.errors import FormatError
 from copick.stores import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    import numpy.typing as npt
     import zarr
 
 _SHARD_INDEXES = 256  # remembered per store
@@ -130,6 +133,7 @@ class Source:
         self._mutex = threading.RLock()
         self._store: Store | None = None
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._decoders: dict[str, Decoder | None] = {}
 
     @property
     def store(self) -> Store:
@@ -196,10 +200,39 @@ class Source:
         self._formats["zarr"] = zarr_format
         return array
 
+    def read(self, path: str, cell: tuple[int, ...], box: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """A decoded chunk (of a shard) of the array at `path`, clipped to `box`. Its memory may be a view of a larger array.
+
+        Raises:
+            FormatError: The chunk is truncated, corrupt or of an unknown format.
+            LayerError: The place failed.
+        """
+        array = self.open_array(path)
+        key = join(path, array.metadata.encode_chunk_key(cell))
+        try:
+            if path not in self._decoders:
+                self._decoders[path] = Decoder.of(array)
+            decoder = self._decoders[path]
+            if decoder is None:
+                return np.asarray(array[box])
+            data = run(self.store.get(key, default_buffer_prototype()))
+            if data is None:
+                extent = [each.stop - each.start for each in box]
+                fill = (
+                    np.zeros((), array.dtype)
+                    if array.fill_value is None
+                    else np.asarray(array.fill_value, array.dtype)
+                )
+                return np.broadcast_to(fill, extent)
+            chunk = decoder.decode(data.as_numpy_array())
+        except Exception as error:
+            raise source_error(error, join(self.where, key)) from error
+        return chunk[tuple(slice(each.stop - each.start) for each in box)]
+
     def forget(self) -> None:
         """Ask for everything again."""
         with self._mutex:
-            self._known, self._arrays = {}, {}
+            self._known, self._arrays, self._decoders = {}, {}, {}
 
 
 def _node_type(document: bytes) -> str | None:
