@@ -15,7 +15,9 @@ from zarr.storage import WrapperStore
 from copick.errors import ReadOnlyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from zarr.core.buffer import Buffer
 
 T = TypeVar("T")
 
@@ -74,3 +76,38 @@ class MappingStore(MappingCalls, WrapperStore[Any]):
 
     def __repr__(self) -> str:
         return f"<MappingStore of {self._store}>"
+
+
+class WatchedStore(MappingStore):
+    """A writable store that says when it was written: the cache forgets what it holds of the volume."""
+
+    def __init__(self, store: Store, written: Callable[[], None]) -> None:
+        super().__init__(store)
+        self._written = written
+
+    def _with_store(self, store: Store) -> WatchedStore:
+        return type(self)(store, self._written)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await super().set(key, value)
+        self._written()
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        await super().set_if_not_exists(key, value)
+        self._written()
+
+    async def delete(self, key: str) -> None:
+        await super().delete(key)
+        self._written()
+
+    async def delete_dir(self, prefix: str) -> None:
+        await super().delete_dir(prefix)
+        self._written()
+
+    async def clear(self) -> None:
+        await super().clear()
+        self._written()
+
+    @property
+    def _supports_sync_io(self) -> bool:
+        return False  # zarr's synchronous shortcut would write past the methods above

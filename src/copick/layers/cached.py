@@ -114,11 +114,10 @@ class CachedLayer(Layer):
 
     def store(self, ref: Ref, *, write: bool = False) -> Store:
         from copick.cache.store import CachingZarrStore
+        from copick.stores import WatchedStore
 
         if write:
-            store = self.parent.store(ref, write=True)
-            self._forget(ref)
-            return store
+            return WatchedStore(self.parent.store(ref, write=True), lambda: self._forget(ref))
         if not self.exists(ref):
             return self.parent.store(ref)  # its NotFoundError says it best
         return CachingZarrStore(
