@@ -108,6 +108,19 @@ def test_what_others_write_is_seen_after_refresh(tmp_path: Path, tomogram: Any) 
     assert [run.name for run in root.runs] == ["TS_1", "TS_9"]
 
 
+def test_refresh_of_a_tomogram_reads_it_anew(tmp_path: Path, tomogram: Any) -> None:
+    reader = reopened(tmp_path)
+    assert (reader.numpy() == volume(0)).all()
+    place = json.loads('{"config_type": "filesystem"}') | {"root": str(tmp_path / "place")}
+    elsewhere = copick.from_string(json.dumps(place)).get_run("TS_1").get_voxel_spacing(10.0)
+    larger = np.concatenate([volume(5)] * 2)
+    elsewhere.get_tomogram("wbp").from_numpy(larger, levels=1)
+    assert (reader.numpy() == volume(0)).all()
+    reader.refresh()
+    assert (reader.numpy() == larger).all()
+    assert (reopened(tmp_path).numpy() == larger).all()
+
+
 def test_max_age(tmp_path: Path, tomogram: Any) -> None:
     assert [run.name for run in project(tmp_path, max_age=0.2).runs] == ["TS_1"]
     (tmp_path / "place" / "ExperimentRuns" / "TS_9").mkdir()

@@ -94,6 +94,7 @@ cdef extern from "disk_index.hpp" namespace "copick" nogil:
     cdef cppclass DiskIndex:
         uint64_t add(const ChunkKey&, uint64_t, uint64_t) except +copick_translate
         uint64_t remove(const ChunkKey&) except +copick_translate
+        void remove_array(uint64_t) except +copick_translate
         void touch(const vector[Touch]&) except +copick_translate
         void clear() except +copick_translate
         vector[ChunkKey] victims(uint64_t) except +copick_translate
@@ -292,8 +293,9 @@ cdef class Cache:
         self.core.blocks().drop(key)
 
     def drop_array(self, uint64_t array):
-        """Forget the mappings and decoded copies of an array."""
+        """Forget everything about an array: it is gone from disk."""
         self.core.blocks().drop_array(array)
+        self.core.index.remove_array(array)
 
     def held(self):
         """(array id, chunk) of every chunk held in memory."""

@@ -22,6 +22,19 @@ std::uint64_t DiskIndex::remove(const ChunkKey& key) {
   return entry.bytes;
 }
 
+void DiskIndex::remove_array(std::uint64_t array) {
+  const std::lock_guard guard(lock_);
+  std::vector<ChunkKey> keys;
+  table_.each([&](const ChunkKey& key, const Entry&) {
+    if (key.array == array) keys.push_back(key);
+  });
+  for (const ChunkKey& key : keys) {
+    Entry entry;
+    table_.erase(key, &entry);
+    bytes_ -= entry.bytes;
+  }
+}
+
 void DiskIndex::touch(const std::vector<Touch>& touches) {
   const std::lock_guard guard(lock_);
   for (const Touch& touch : touches)

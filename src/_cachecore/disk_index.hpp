@@ -19,6 +19,7 @@ class DiskIndex {
   std::uint64_t add(const ChunkKey& key, std::uint64_t bytes, std::uint64_t stamp);
   // Returns the bytes noted, or 0.
   std::uint64_t remove(const ChunkKey& key);
+  void remove_array(std::uint64_t array);
   void touch(const std::vector<Touch>& touches);
   void clear();
 

@@ -20,6 +20,8 @@ int main() {
 
   for (std::uint64_t i = 0; i < 1'000'000; ++i) index.add({7, i}, 1, i);
   CHECK(index.memory() <= 100 * index.size() && index.check());
+  index.remove_array(7);
+  CHECK(index.size() == 999 && index.check());
   index.clear();
   CHECK(index.bytes() == 0 && index.size() == 0 && index.check());
   at_once(4, [&](int who) {

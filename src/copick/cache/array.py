@@ -7,6 +7,7 @@ Whatever the cache fails at, the fetched data goes to the reader.
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 from collections import deque
@@ -159,6 +160,11 @@ class CachedArray(ArrayBase):
         whole[tuple(slice(0, size) for size in part.shape)] = part
         return whole
 
+    def forget(self) -> None:
+        """What was cached is gone: ask the source again, for everything."""
+        self._native = None
+        self._source.forget()
+
     # What is missing
 
     def _read_undecided(self, slices: Sequence[slice], out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
@@ -302,7 +308,12 @@ class CachedArray(ArrayBase):
         if unused := size * (len(chunks) - len(written)) + before:
             manager.refund(unused)
         if error:
-            manager.failed("insert", error)
+            self._failed_insert(error)
+
+    def _failed_insert(self, error: int) -> None:
+        self._manager.failed("insert", error)
+        if error == errno.ENOENT:  # another process discarded the array: begin again with the next chunk
+            self._native = None
 
     def _keep_encoded(self, chunk: int, data: npt.NDArray[Any], origin: tuple[int, ...]) -> None:
         native, manager = self._native, self._manager
@@ -320,7 +331,7 @@ class CachedArray(ArrayBase):
             if refund:
                 manager.refund(refund)
         if error:
-            manager.failed("insert", error)
+            self._failed_insert(error)
 
     def _create(self, data: npt.NDArray[Any], origin: tuple[int, ...]) -> bool:
         """Begin caching: decide how chunks are kept, from the first that is not empty, and write `.cache_info`."""

@@ -55,6 +55,8 @@ class Journal:
         self._arrays: dict[int, tuple[str, str]] = {}
         self._inserted: dict[tuple[int, int], tuple[int, int]] = {}
         self._removed: list[tuple[int, int]] = []
+        self._discarded: list[int] = []
+        self._flushing = threading.Lock()
 
     def start(self) -> None:
         """Start the writer thread, once per process."""
@@ -78,6 +80,13 @@ class Journal:
             for key in keys:
                 self._inserted.pop(key, None)
                 self._removed.append(key)
+
+    def note_discarded(self, array: int) -> None:
+        """A whole array is gone."""
+        with self._wake:
+            self._arrays.pop(array, None)
+            self._inserted = {key: row for key, row in self._inserted.items() if key[0] != array}
+            self._discarded.append(array)
 
     def stop(self) -> None:
         """Write what is pending and end the thread. Takes at most a few seconds."""
@@ -106,35 +115,39 @@ class Journal:
 
     def flush(self) -> bool:
         """Write what is pending, now. False if it could not be written and was dropped."""
-        touches = self._drain()
-        with self._wake:
-            arrays, self._arrays = self._arrays, {}
-            inserted, self._inserted = self._inserted, {}
-            removed, self._removed = self._removed, []
-        if not (arrays or inserted or removed or touches.size):
+        with self._flushing:
+            touches = self._drain()
+            with self._wake:
+                arrays, self._arrays = self._arrays, {}
+                inserted, self._inserted = self._inserted, {}
+                removed, self._removed = self._removed, []
+                discarded, self._discarded = self._discarded, []
+            if not (arrays or inserted or removed or discarded or touches.size):
+                return True
+            try:
+                with self._open() as db:
+                    db.execute("BEGIN IMMEDIATE")
+                    for table, column in (("arrays", "id"), ("chunks", "array")):
+                        db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(id,) for id in discarded])
+                    db.executemany(
+                        "INSERT OR REPLACE INTO arrays VALUES (?, ?, ?)",
+                        [(id, *row) for id, row in arrays.items()],
+                    )
+                    db.executemany("DELETE FROM chunks WHERE array = ? AND chunk = ?", removed)
+                    db.executemany(
+                        "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)",
+                        [(*key, *row) for key, row in inserted.items()],
+                    )
+                    array, chunk, stamp = (column.tolist() for column in touches)
+                    db.executemany(
+                        "UPDATE chunks SET accessed = max(accessed, ?) WHERE array = ? AND chunk = ?",
+                        zip(stamp, array, chunk, strict=True),
+                    )
+                    db.execute("COMMIT")
+            except sqlite3.Error as error:
+                self._failed(error)
+                return False
             return True
-        try:
-            with self._open() as db:
-                db.execute("BEGIN IMMEDIATE")
-                db.executemany(
-                    "INSERT OR REPLACE INTO arrays VALUES (?, ?, ?)",
-                    [(id, *row) for id, row in arrays.items()],
-                )
-                db.executemany("DELETE FROM chunks WHERE array = ? AND chunk = ?", removed)
-                db.executemany(
-                    "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)",
-                    [(*key, *row) for key, row in inserted.items()],
-                )
-                array, chunk, stamp = (column.tolist() for column in touches)
-                db.executemany(
-                    "UPDATE chunks SET accessed = max(accessed, ?) WHERE array = ? AND chunk = ?",
-                    zip(stamp, array, chunk, strict=True),
-                )
-                db.execute("COMMIT")
-        except sqlite3.Error as error:
-            self._failed(error)
-            return False
-        return True
 
     def load(self) -> tuple[dict[int, tuple[str, dict[str, Any]]], Rows] | None:
         """All arrays (id → folder, layout) and all chunks (array, chunk, bytes, accessed). None if the database is of no use."""

@@ -331,6 +331,10 @@ class CacheManager:
 
     def discard(self, path: Path) -> None:
         """Remove a cached item and all below it, in one step for every reader. Raises OSError."""
+        for folder, array in list(self.arrays.items()):
+            if Path(folder) == path or path in Path(folder).parents:
+                del self.arrays[folder]
+                array.forget()
         trash = self.cache_root / ".cache_metadata" / f"{info.TEMPORARY}{secrets.token_hex(8)}"
         try:
             os.rename(path, trash)
@@ -340,15 +344,13 @@ class CacheManager:
             id for id, (folder, _) in self._layouts.items() if folder == path or path in folder.parents
         ]:
             self.native.drop_array(id)
+            self.journal.note_discarded(id)
             del self._layouts[id]
-        size = (
-            sum(file.lstat().st_size for file in trash.rglob("*") if not file.is_dir())
-            if trash.is_dir()
-            else 0
-        )
-        shutil.rmtree(trash, ignore_errors=True) if trash.is_dir() else trash.unlink(missing_ok=True)
-        self.journal.rebuild_wanted = True
-        self.refund(size)
+        if not trash.is_dir():
+            trash.unlink(missing_ok=True)
+            return
+        self.refund(sum(file.lstat().st_size for file in trash.rglob("*") if not file.is_dir()))
+        shutil.rmtree(trash, ignore_errors=True)
 
     # What went wrong, and the numbers
 

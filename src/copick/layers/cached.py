@@ -144,9 +144,11 @@ class CachedLayer(Layer):
         self._forget(ref)
 
     def refresh(self, ref: Ref | None = None) -> None:
-        """Forget the listings and documents at and below `ref`; arrays stay."""
+        """Forget the listings and documents at and below `ref`, and the array that `ref` itself is. Other arrays stay."""
         folder = self.folder(ref)
         try:
+            if ref is not None and ref.kind.payload == "array":
+                self.manager.discard(folder)
             for file in folder.rglob(f"{info.FILE}.*"):
                 file.unlink(missing_ok=True)
             if ref is not None:
