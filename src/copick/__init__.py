@@ -33,6 +33,7 @@ _ENTITIES = (
 _ERRORS = (
     "CopickError",
     "ConfigError",
+    "MissingConfigError",
     "NotFoundError",
     "AlreadyExistsError",
     "ReadOnlyError",
@@ -70,7 +71,7 @@ def from_file(path: str | os.PathLike[str], cache: CacheChoice = None) -> Copick
             a cache there, as `COPICK_CACHE_DIR` and `COPICK_CACHE_SIZE` say.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        MissingConfigError: There is no such file (also a FileNotFoundError).
         ConfigError: It cannot be used; the text names the field and what is expected.
     """
     from copick.config import read_config

@@ -6,6 +6,8 @@ a reader offers: `ZarrArray` reads through zarr; the cache's `CachedArray` reads
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -47,8 +49,7 @@ class Selection:
         for axis, size in enumerate(shape):
             index = slices[axis] if axis < len(slices) else slice(None)
             if not isinstance(index, slice):
-                hint = f"; write slice({index}, {index + 1})" if isinstance(index, int) else ""
-                raise TypeError(f"axis {axis}: a slice is needed, not {type(index).__name__} {index!r}{hint}")
+                raise not_a_slice(axis, index)
             first, stop, stride = index.indices(size)
             n = len(range(first, stop, stride))
             if stride < 0 and n:
@@ -74,6 +75,16 @@ class Selection:
     def flips(self) -> tuple[slice, ...]:
         """The slices that turn an array read with `slices` into what was asked for."""
         return tuple(slice(None, None, -1) if flipped else slice(None) for flipped in self.flip)
+
+
+def not_a_slice(axis: int, index: object) -> TypeError:
+    """The error for an index that is no slice."""
+    if isinstance(index, int | np.integer) and not isinstance(index, bool):
+        return TypeError(
+            f"axis {axis}: a slice is needed, not int {index}; write slice({index}, {int(index) + 1})"
+        )
+    shown = f"{index!r:.40}" if isinstance(index, str | int | float | None) else ""
+    return TypeError(f"axis {axis}: a slice is needed, not {type(index).__name__} {shown}".rstrip())
 
 
 @runtime_checkable
@@ -129,9 +140,13 @@ class ArrayBase:
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         """Basic NumPy indexing: slices, ints, `...`."""
         items = list(index) if isinstance(index, tuple) else [index]
-        if any(item is Ellipsis for item in items):
-            at = next(i for i, item in enumerate(items) if item is Ellipsis)
-            items[at : at + 1] = [slice(None)] * (self.ndim - len(items) + 1)
+        dots = [at for at, item in enumerate(items) if item is Ellipsis]
+        if len(dots) > 1:
+            raise IndexError("an index can have only one '...'")
+        if len(items) - len(dots) > self.ndim:
+            raise IndexError(f"{len(items)} indices for an array of {self.ndim} axes {self.shape}")
+        if dots:
+            items[dots[0] : dots[0] + 1] = [slice(None)] * (self.ndim - len(items) + 1)
         slices, drop = [], []
         for axis, item in enumerate(items):
             if isinstance(item, int | np.integer):
@@ -163,6 +178,8 @@ class ArrayBase:
 
 def check_out(out: npt.NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """`out` itself if a read of `shape` and `dtype` can go there. Raises ValueError if not."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out= must be a NumPy array, not {type(out).__name__}")
     if out.shape != shape or out.dtype != dtype or not out.flags.writeable:
         state = "" if out.flags.writeable else " (read-only)"
         raise ValueError(f"out= must be a writable {shape} {dtype} array, not {out.shape} {out.dtype}{state}")
@@ -173,10 +190,16 @@ def check_boxes(starts: npt.ArrayLike, size: Sequence[int], shape: Sequence[int]
     """`starts` as an (n, ndim) int64 array of boxes that lie inside `shape`.
 
     Raises:
+        TypeError: The size is no sequence of ints.
         ValueError: The number of axes does not match.
         IndexError: A box reaches outside the array.
     """
-    corners = np.atleast_2d(np.asarray(starts))
+    if isinstance(size, int | float) or not all(isinstance(n, int | np.integer) for n in size):
+        raise TypeError(f"size must be {len(shape)} ints, not {size!r}")
+    try:
+        corners = np.atleast_2d(np.asarray(starts))
+    except ValueError:
+        raise ValueError(f"starts must be (n, {len(shape)}): its rows differ in length") from None
     if corners.size == 0:
         corners = corners.reshape(0, len(shape))
     if corners.ndim != 2 or corners.shape[1] != len(shape) or len(size) != len(shape):
@@ -185,14 +208,17 @@ def check_boxes(starts: npt.ArrayLike, size: Sequence[int], shape: Sequence[int]
         )
     if not (np.issubdtype(corners.dtype, np.integer) or corners.size == 0):
         raise ValueError(f"starts must be integers (voxels), not {corners.dtype}")
-    corners = np.ascontiguousarray(corners, dtype=np.int64)
-    outside = ((corners < 0) | (corners + np.asarray(size) > np.asarray(shape))).any(axis=1)
-    if outside.any() or min(size, default=1) < 0:
-        first = corners[outside.argmax()].tolist() if outside.any() else []
+    if min(size, default=1) < 0:
+        raise IndexError(f"size must be 0 or more on each axis, not {tuple(size)}")
+    # The size is taken from the limit, not added to the corner: a sum could overflow and seem to lie inside.
+    room = np.array([int(extent) - int(n) for extent, n in zip(shape, size, strict=True)], dtype=np.int64)
+    outside = ((corners < 0) | (corners > room)).any(axis=1)
+    if outside.any():
+        first = corners[np.flatnonzero(outside)[0]].tolist()
         raise IndexError(
             f"box at {first} of size {tuple(size)} reaches outside the array of shape {tuple(shape)}"
         )
-    return corners
+    return np.ascontiguousarray(corners, dtype=np.int64)
 
 
 class ZarrArray(ArrayBase):
@@ -212,6 +238,8 @@ class ZarrArray(ArrayBase):
         except CopickError:
             raise
         except Exception as error:
+            if isinstance(error, MemoryError) or self._bytes(selection) > sys.maxsize:
+                raise no_room(self._where, selection.count, self.dtype) from error
             raise source_error(error, self._where) from error
         data = data[selection.flips]
         if out is None:
@@ -219,13 +247,26 @@ class ZarrArray(ArrayBase):
         out[...] = data
         return out
 
+    def _bytes(self, selection: Selection) -> int:
+        return math.prod(selection.count) * self.dtype.itemsize
+
+
+def no_room(where: str, shape: Sequence[int], dtype: np.dtype[Any]) -> MemoryError:
+    """The error for a read whose result is too large for this machine."""
+    size = math.prod(shape) * dtype.itemsize / 1e9
+    return MemoryError(
+        f"{where}: {tuple(shape)} {dtype} takes {size:.3g} GB, more than there is; read a part of it, or a coarser level"
+    )
+
 
 def source_error(error: Exception, where: str) -> CopickError:
     """What a failure while reading an array at the source means to a caller."""
     if isinstance(error, CopickError):
         return error
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if isinstance(error, OSError | TimeoutError) or any(
+    # Decoders raise OSErrors, too: gzip one of its own, bz2 a bare one.
+    damaged = type(error).__name__ == "BadGzipFile" or (type(error) is OSError and error.errno is None)
+    if (isinstance(error, OSError) and not damaged) or any(
         base.__module__.partition(".")[0] in {"aiohttp", "botocore", "asyncssh"}
         for base in type(error).__mro__
     ):
@@ -245,6 +286,7 @@ def open_array(store: Store, path: str, where: str) -> ArraySource:
         FormatError: The metadata cannot be understood.
         LayerError: The place failed.
     """
+    where = getattr(store, "where", "") or where  # it knows the layer and the path
     faster = getattr(store, "open_array", None)
     if faster is not None:
         source: ArraySource = faster(path)
@@ -257,6 +299,10 @@ def open_array(store: Store, path: str, where: str) -> ArraySource:
         raise
     except FileNotFoundError:  # a KeyError would be metadata that lacks something
         raise missing_array(store, path, where) from None
+    except zarr.errors.NodeTypeValidationError as error:
+        if "'group'" in str(error):  # there is something, but a group
+            raise missing_array(store, path, where) from None
+        raise source_error(error, f"{where}/{path}") from error
     except Exception as error:
         raise source_error(error, f"{where}/{path}") from error
 

@@ -7,7 +7,6 @@ as an entry of `layer_configs`. Types beyond those here come from the entry-poin
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -24,10 +23,11 @@ from pydantic import (
     model_validator,
 )
 
-from copick.config_errors import SECRETS, validated
-from copick.errors import ConfigError
+from copick.config_errors import from_json, validated
+from copick.errors import ConfigError, MissingConfigError
 from copick.meta import PickableObject  # noqa: TC001 (pydantic reads it)
 from copick.util.escape import check_clean
+from copick.util.urls import masked, shown_url
 from copick.util.words import nearest
 
 GIB = 1024**3
@@ -49,7 +49,7 @@ class CopickConfig(BaseModel):
 
     @classmethod
     def from_file(cls, filename: str | os.PathLike[str]) -> CopickConfig:
-        """Read a config file. Raises FileNotFoundError or ConfigError; checks that it is of this type."""
+        """Read a config file. Raises ConfigError, also if it is of another type."""
         config = read_config(filename)
         if not isinstance(config, cls):
             raise ConfigError(
@@ -59,7 +59,9 @@ class CopickConfig(BaseModel):
 
     def __repr_args__(self) -> Any:
         for key, value in super().__repr_args__():
-            yield key, _masked(value) if isinstance(key, str) and key.endswith("fs_args") else value
+            if isinstance(key, str) and key.endswith("fs_args"):
+                value = masked(value)
+            yield key, shown_url(value) if isinstance(value, str) else value
 
 
 class LayerConfig(CopickConfig):
@@ -97,8 +99,17 @@ class CopickConfigFS(LayerConfig):
     """How long one request may take to connect or to send something."""
 
     @model_validator(mode="after")
-    def _http_is_read_only(self) -> CopickConfigFS:
+    def _root_is_usable(self) -> CopickConfigFS:
+        # The texts do not quote the root: it may hold a password.
+        scheme, mark, rest = self.root.partition("://")
+        if any(ord(char) < 32 or ord(char) == 127 for char in self.root):
+            raise ValueError("root: holds control characters; expected a path or URL")
+        if mark and self.protocol not in {"file", "memory"} and not rest.strip("/"):
+            what = "bucket" if self.protocol in {"s3", "s3a", "gs", "gcs"} else "host"
+            raise ValueError(f"root: {scheme}:// names no {what}; expected {scheme}://{what.upper()}/FOLDER")
         if self.protocol in {"http", "https"}:
+            if "?" in rest or "#" in rest:
+                raise ValueError("root: holds ? or #; expected the address of a directory, without a query")
             self.read_only = True
         return self
 
@@ -345,24 +356,15 @@ def _unknown_layer(name: str, known: list[str], what: str) -> str:
     return f"which {what}{nearest(name, known)}; expected one of {', '.join(known) or '(none)'}"
 
 
-def _masked(value: Any) -> Any:
-    """fs_args as they may be shown: secrets hidden at any depth."""
-    if isinstance(value, Mapping):
-        return {
-            k: "***" if SECRETS.search(str(k)) and v is not None else _masked(v) for k, v in value.items()
-        }
-    return [_masked(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def read_config(path: str | os.PathLike[str]) -> CopickConfig:
-    """The config in a file. Raises FileNotFoundError or ConfigError."""
+    """The config in a file. Raises ConfigError; MissingConfigError (a FileNotFoundError) if there is no file."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors put a mark before the text
     except FileNotFoundError:
-        raise FileNotFoundError(
+        raise MissingConfigError(
             f"there is no config file {os.fspath(path)!r} (looked in {Path.cwd()})"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: it is no text, or a path cannot be so
         raise ConfigError(f"the config file {os.fspath(path)!r} cannot be read: {error}") from error
     return parse_config(text, str(path))
 
@@ -370,13 +372,7 @@ def read_config(path: str | os.PathLike[str]) -> CopickConfig:
 def parse_config(data: str | Mapping[str, Any], where: str = "config") -> CopickConfig:
     """A config from JSON text or a dict; `where` names it in errors. Raises ConfigError."""
     if isinstance(data, str):
-        try:
-            data = json.loads(data)
-        except json.JSONDecodeError as error:
-            raise ConfigError(
-                f"{where}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg} "
-                "(JSON allows no comments and no comma after the last item)"
-            ) from error
+        data = from_json(data, where)
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: found a {type(data).__name__}; expected an object with a config_type")
     if "config_type" not in data:

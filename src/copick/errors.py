@@ -2,6 +2,7 @@
 
     CopickError
     ├── ConfigError         (ValueError)       fix the config file
+    │   └── MissingConfigError (FileNotFoundError)
     ├── NotFoundError       (KeyError)         ask for something that exists
     ├── AlreadyExistsError  (FileExistsError)  pick another name, or pass exist_ok=True
     ├── ReadOnlyError       (PermissionError)  write to another layer
@@ -26,6 +27,10 @@ class CopickError(Exception):
 
 class ConfigError(CopickError, ValueError):
     """A config file, or an argument that stands for one, cannot be used."""
+
+
+class MissingConfigError(ConfigError, FileNotFoundError):
+    """There is no such config file."""
 
 
 class NotFoundError(CopickError, KeyError):

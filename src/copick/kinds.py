@@ -106,7 +106,12 @@ class Kind:
 
 def normal(value: Any) -> Value:
     """A key value as it is compared: voxel sizes to three decimals."""
-    return value if isinstance(value, str | bool) else round(float(value), VOXEL_DECIMALS)
+    if isinstance(value, str | bool):
+        return value
+    try:
+        return round(float(value), VOXEL_DECIMALS)
+    except OverflowError:  # an int that no float can be
+        return float("inf")
 
 
 @lru_cache(maxsize=65536)

@@ -29,6 +29,16 @@ M = TypeVar("M", bound="Meta")
 class Meta(BaseModel):
     """Base of what layers list."""
 
+    @classmethod
+    def of(cls: type[M], **fields: Any) -> M:
+        """From what a caller gave. Raises FormatError (a ValueError), in one line, for what cannot be so."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_context=False)
+            texts = [f"{p['loc'][0]} {p['input']!r:.40}: {_lowered(p['msg'])}" for p in problems if p["loc"]]
+            raise FormatError("; ".join(texts)) from None
+
     def filled(self: M, other: Meta) -> M:
         """This metadata with what it lacks taken from `other`; what it has is never changed."""
         lacking = {
@@ -188,6 +198,11 @@ class CopickPicksFile(Meta):
             return cls.model_validate_json(document)
         except ValidationError as error:
             raise FormatError(f"{where} is not a picks document: {describe(error)}") from error
+
+
+def _lowered(message: str) -> str:
+    message = message.removeprefix("Value error, ").replace("Input should be", "expected")
+    return message[:1].lower() + message[1:]
 
 
 def describe(error: ValidationError, limit: int = 3) -> str:

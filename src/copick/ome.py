@@ -147,8 +147,10 @@ def write_volume(
 
     if data.ndim != 3:
         raise ValueError(f"a volume has the axes z, y, x; found an array of shape {data.shape}")
-    if levels < 1:
-        raise ValueError(f"levels must be 1 or more, not {levels}")
+    if not isinstance(levels, int) or levels < 1:
+        raise ValueError(f"levels must be 1 or more, not {levels!r}")
+    if zarr_format not in (2, 3):  # before anything is removed
+        raise ValueError(f"zarr_format must be 2 or 3, not {zarr_format!r}")
     group = zarr.create_group(store, overwrite=True, zarr_format=zarr_format)
     paths = [str(i) for i in range(levels)]
     for path in paths:

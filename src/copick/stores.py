@@ -5,19 +5,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import WrapperStore
 
-from copick.errors import ReadOnlyError
+from copick.errors import CopickError, ReadOnlyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Iterator
 
-    from zarr.core.buffer import Buffer
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
 
 T = TypeVar("T")
 
@@ -71,21 +74,128 @@ class MappingCalls(Store):
             raise ReadOnlyError(f"cannot write {key!r}: {self!r} is read-only")
 
 
+Explain = Callable[[str, Exception], Exception]
+"""(key, what a store raised) → what to raise instead."""
+
+
 class MappingStore(MappingCalls, WrapperStore[Any]):
-    """Any store, with the mapping calls."""
+    """Any store, with the mapping calls, and with failures that say where and what to do.
+
+    Args:
+        store: What is asked.
+        where: Names the store in errors: layer and path.
+        explain: Makes an error of this project out of what the store raises. None: errors pass as they are.
+    """
+
+    def __init__(self, store: Store, where: str = "", explain: Explain | None = None) -> None:
+        super().__init__(store)
+        self.where, self._explain = where, explain
+
+    def _with_store(self, store: Store) -> Self:
+        return type(self)(store, self.where, self._explain)
 
     def __repr__(self) -> str:
-        return f"<MappingStore of {self._store}>"
+        return f"<MappingStore of {self.where or self._store}>"
+
+    @contextlib.contextmanager
+    def _asking(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (
+            CopickError,
+            FileNotFoundError,
+            NotADirectoryError,
+        ):  # zarr takes the latter two for an absence
+            raise
+        except Exception as error:
+            if self._explain is None:
+                raise
+            raise self._explain(key, error) from error
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        with self._asking(key):
+            return await super().get(key, prototype, byte_range)
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        with self._asking(key):
+            return super().get_sync(key, prototype=prototype, byte_range=byte_range)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        with self._asking(""):
+            return await super().get_partial_values(prototype, key_ranges)
+
+    async def get_ranges(self, key: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        with self._asking(key):
+            async for group in self._store.get_ranges(key, *args, **kwargs):
+                yield group
+
+    async def _get_many(self, requests: Any) -> AsyncGenerator[tuple[str, Buffer | None], None]:
+        with self._asking(""):
+            async for answer in self._store._get_many(requests):
+                yield answer
+
+    async def exists(self, key: str) -> bool:
+        with self._asking(key):
+            return bool(await self._store.exists(key))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        with self._asking(key):
+            await self._store.set(key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        with self._asking(key):
+            super().set_sync(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        with self._asking(key):
+            await self._store.set_if_not_exists(key, value)
+
+    async def delete(self, key: str) -> None:
+        with self._asking(key):
+            await self._store.delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        with self._asking(prefix):
+            await self._store.delete_dir(prefix)
+
+    async def clear(self) -> None:
+        with self._asking(""):
+            await self._store.clear()
+
+    async def is_empty(self, prefix: str) -> bool:
+        with self._asking(prefix):
+            return bool(await self._store.is_empty(prefix))
+
+    async def list(self) -> AsyncIterator[str]:
+        with self._asking(""):
+            async for key in self._store.list():
+                yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        with self._asking(prefix):
+            async for key in self._store.list_prefix(prefix):
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        with self._asking(prefix):
+            async for key in self._store.list_dir(prefix):
+                yield key
 
 
 class WatchedStore(MappingStore):
     """A writable store that says when it was written: the cache forgets what it holds of the volume."""
 
     def __init__(self, store: Store, written: Callable[[], None]) -> None:
-        super().__init__(store)
+        super().__init__(store, str(getattr(store, "where", "")))
         self._written = written
 
-    def _with_store(self, store: Store) -> WatchedStore:
+    def _with_store(self, store: Store) -> Self:
         return type(self)(store, self._written)
 
     async def set(self, key: str, value: Buffer) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from copick.errors import ConfigError, CopickError, FormatError, LayerError, NotFoundError
 from copick.kinds import Kind, Ref, check_name
 from copick.layers.layer import Layer
 from copick.layers.places import LocalPlace, Place, RemotePlace, filesystem_class
+from copick.util.urls import secrets_in, shown_url, without
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,19 +38,19 @@ class FilesystemLayer(Layer):
             if self.is_local
             else RemotePlace(config.root, config.protocol, config.fs_args, config.timeout_s)
         )
+        self._shown = self.place.root if self.is_local else shown_url(config.root).rstrip("/")
         self._has_root = False
         # Directories whose names are not what we would write ("VoxelSpacing10").
         self._odd_names: dict[Ref, str] = {}
         self._seen: set[Ref] = set()  # what a remote place was seen to hold
 
     def __repr__(self) -> str:
-        return f"<FilesystemLayer {self.name!r} {self.config.root}{' (read-only)' if self.read_only else ''}>"
+        return f"<FilesystemLayer {self.name!r} {self._shown}{' (read-only)' if self.read_only else ''}>"
 
     @property
     def location(self) -> str:
         endpoint = self.config.fs_args.get("endpoint_url") or self.config.fs_args.get("host") or ""
-        root = self.place.root if self.is_local else re.sub(r"//[^/@]*@", "//", self.config.root)
-        return f"{endpoint} {root.rstrip('/')}".strip()
+        return f"{shown_url(str(endpoint))} {self._shown.rstrip('/')}".strip()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_seen": set()}
@@ -57,7 +58,12 @@ class FilesystemLayer(Layer):
     def check(self) -> None:
         """Refuse a config that cannot work, as far as that is known without a request. Raises ConfigError."""
         if not self.is_local:
-            filesystem_class(self.config.protocol)
+            try:
+                filesystem_class(self.config.protocol)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"layer {self.name!r}: root {self._shown!r} cannot be used: {error}"
+                ) from error
         elif problem := self.place.missing_root(self.read_only):
             raise ConfigError(f"layer {self.name!r}: root {self.place.root!r} cannot be used: {problem}")
 
@@ -91,7 +97,7 @@ class FilesystemLayer(Layer):
         except FormatError as error:
             logger.warning("skipped a file in layer %r, %s: %s", self.name, folder, error)
             return None
-        return kind.parse(name, f"{self.config.root}/{folder}")
+        return kind.parse(name, f"{self._shown}/{folder}")
 
     def _note(self, ref: Ref, meta: Meta, name: str, folder: str, found: dict[Ref, Meta]) -> None:
         """Add to a listing. Of two names for one entity ("VoxelSpacing10", "VoxelSpacing10.000") ours wins."""
@@ -119,7 +125,7 @@ class FilesystemLayer(Layer):
         if self.is_local or not self._has_root:  # a mount may vanish
             if problem := self.place.missing_root(self.read_only):
                 raise LayerError(
-                    f"layer {self.name!r}: root {self.config.root!r} cannot be read: {problem}; check the address"
+                    f"layer {self.name!r}: root {self._shown!r} cannot be read: {problem}; check the address"
                 )
             self._has_root = True
 
@@ -178,22 +184,23 @@ class FilesystemLayer(Layer):
             self.place.write(path, document)
 
     def store(self, ref: Ref, *, write: bool = False) -> Store:
+        from copick.stores import MappingStore
+
         if write:
             self.check_writable(ref)
         elif ref not in self._seen and not self.exists(ref):
             raise self._missing(ref)
         path = self.path(ref)
         with self._asking(path):
-            return self.place.store(path, read_only=not write)
+            store = self.place.store(path, read_only=not write)
+        return MappingStore(store, f"layer {self.name!r}: {self._shown}/{path}", partial(self._failure, path))
 
     def refresh(self, ref: Ref | None = None) -> None:
         self._seen.clear()
         self.place.forget()
 
     def _missing(self, ref: Ref) -> NotFoundError:
-        return NotFoundError(
-            f"layer {self.name!r} has no {ref} (looked for {self.config.root}/{self.path(ref)})"
-        )
+        return NotFoundError(f"layer {self.name!r} has no {ref} (looked for {self._shown}/{self.path(ref)})")
 
     @contextlib.contextmanager
     def _asking(self, path: str) -> Iterator[None]:
@@ -203,10 +210,15 @@ class FilesystemLayer(Layer):
         except CopickError:
             raise
         except Exception as error:  # fsspec filesystems raise what their libraries raise
-            where = f"{self.config.root}/{path}".rstrip("/")
-            raise LayerError(
-                f"layer {self.name!r}: {where} failed: {_cause(error)}; {self._advice(error)}"
-            ) from error
+            raise self._failure(path, "", error) from error
+
+    def _failure(self, path: str, key: str, error: Exception) -> CopickError:
+        """What to tell the user of a failure at a path (and a key of the zarr store there)."""
+        if isinstance(error, CopickError):
+            return error
+        where = "/".join(filter(None, (self._shown, path, key)))
+        cause = without(_cause(error), secrets_in(self.config.root, self.config.fs_args))
+        return LayerError(f"layer {self.name!r}: {where} failed: {cause}; {self._advice(error)}")
 
     def _advice(self, error: BaseException) -> str:
         text = f"{type(error).__name__} {getattr(error, 'status', '')} {error}"
@@ -224,6 +236,8 @@ class FilesystemLayer(Layer):
             return (
                 f"it did not answer within timeout_s={self.config.timeout_s:g}; try again, or raise timeout_s"
             )
+        if isinstance(error, TypeError) and self.config.fs_args:
+            return "check that fs_args has only what this kind of file system takes"
         if isinstance(error, OSError) and self.is_local:
             return "check the disk"
         return "check the address and the network, and try again"

@@ -104,9 +104,7 @@ class LocalPlace:
     def store(self, path: str, read_only: bool) -> Store:
         from zarr.storage import LocalStore
 
-        from copick.stores import MappingStore
-
-        return MappingStore(LocalStore(self._at(path), read_only=read_only))
+        return LocalStore(self._at(path), read_only=read_only)
 
     def missing_root(self, read_only: bool) -> str | None:
         if os.path.isdir(self.root):
@@ -220,15 +218,13 @@ class RemotePlace:
     def store(self, path: str, read_only: bool) -> Store:
         from zarr.storage import FsspecStore
 
-        from copick.stores import MappingStore
-
         if self.fs.async_impl:
             fs: Any = OnItsOwnLoop(self.fs)
         else:
             from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
             fs = AsyncFileSystemWrapper(self.fs, asynchronous=True)
-        return MappingStore(FsspecStore(fs, read_only=read_only, path=self._at(path)))
+        return FsspecStore(fs, read_only=read_only, path=self._at(path))
 
     def missing_root(self, read_only: bool) -> str | None:
         if self.protocol in {"s3", "s3a"}:

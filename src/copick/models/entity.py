@@ -51,6 +51,8 @@ class Node:
         """
         if layers is None:
             return self
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers= takes a name or names of layers, not {layers!r}")
         names = (layers,) if isinstance(layers, str) else tuple(layers)
         if names not in self._twins:
             self._twins[names] = self._twin(names)

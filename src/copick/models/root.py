@@ -102,11 +102,11 @@ class CopickRoot(Node):
 
     def get_run(self, name: str, *, layers: Layers = None, **_: object) -> CopickRun | None:
         """The run of that name, or None."""
-        return self.on(layers)._find(CopickRun, CopickRunMeta(name=name))
+        return self.on(layers)._find(CopickRun, CopickRunMeta.of(name=name))
 
     def new_run(self, name: str, exist_ok: bool = False, *, layers: Layers = None, **_: object) -> CopickRun:
         """Create a run. Raises AlreadyExistsError (a ValueError) unless `exist_ok`."""
-        return self._new(CopickRun, CopickRunMeta(name=name), exist_ok, layers)
+        return self._new(CopickRun, CopickRunMeta.of(name=name), exist_ok, layers)
 
     # Objects
 
@@ -164,12 +164,12 @@ class CopickRoot(Node):
             raise AlreadyExistsError(f"label {label} is taken; free is {max(taken) + 1}")
         if found is not None:
             merged = {**found.meta.model_dump(), **fields, "is_particle": is_particle}
-            updated = PickableObject.model_validate(merged)  # all of it is checked before any of it changes
+            updated = PickableObject.of(**merged)  # all of it is checked before any of it changes
             for key in PickableObject.model_fields:
                 setattr(found.meta, key, getattr(updated, key))
             return found
         fields.setdefault("label", max(taken, default=0) + 1)
-        self.config.pickable_objects.append(PickableObject(name=name, is_particle=is_particle, **fields))
+        self.config.pickable_objects.append(PickableObject.of(name=name, is_particle=is_particle, **fields))
         self._objects = None
         return self.pickable_objects[-1]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from copick.kinds import PICKS, RUN, SEGMENTATION, VOXEL_SPACING, normal
+from copick.errors import FormatError
+from copick.kinds import PICKS, RUN, SEGMENTATION, VOXEL_DECIMALS, VOXEL_SPACING
 from copick.meta import (
     CopickPicksFile,
     CopickRunMeta,
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from copick.models.root import CopickRoot
+
+
+def _voxel_size(value: float) -> float:
+    """A voxel size as it is stored, to three decimals. Raises FormatError or TypeError."""
+    try:
+        return round(float(value), VOXEL_DECIMALS)
+    except (ValueError, OverflowError):
+        raise FormatError(f"voxel size {value!r:.40}: expected a length in ångström, more than 0") from None
 
 
 class CopickRun(Entity):
@@ -54,8 +63,8 @@ class CopickRun(Entity):
     ) -> CopickVoxelSpacing | None:
         """The voxel spacing of that size in ångström (to three decimals), or None."""
         try:
-            meta = CopickVoxelSpacingMeta(voxel_size=normal(voxel_size))
-        except ValueError:  # not a voxel size: nothing has it
+            meta = CopickVoxelSpacingMeta.of(voxel_size=_voxel_size(voxel_size))
+        except FormatError:  # not a voxel size: nothing has it
             return None
         return self.on(layers)._find(CopickVoxelSpacing, meta)
 
@@ -63,7 +72,7 @@ class CopickRun(Entity):
         self, voxel_size: float, exist_ok: bool = False, *, layers: Layers = None, **_: object
     ) -> CopickVoxelSpacing:
         """Create a voxel spacing, in ångström."""
-        meta = CopickVoxelSpacingMeta(voxel_size=normal(voxel_size))
+        meta = CopickVoxelSpacingMeta.of(voxel_size=_voxel_size(voxel_size))
         return self._new(CopickVoxelSpacing, meta, exist_ok, layers)
 
     def refresh_voxel_spacings(self) -> None:
@@ -107,7 +116,7 @@ class CopickRun(Entity):
         Raises:
             ValueError: The project has no such object, no user is stated, or the picks exist.
         """
-        meta = CopickPicksFile(
+        meta = CopickPicksFile.of(
             pickable_object_name=self.root._known_object(sanitize_name(object_name)),
             user_id=self.root._user(user_id),
             session_id=sanitize_name(session_id),
@@ -178,8 +187,8 @@ class CopickRun(Entity):
             ValueError: The project has no such object, no user is stated, or the segmentation exists.
         """
         clean = sanitize_name(name)
-        meta = CopickSegmentationMeta(
-            voxel_size=normal(voxel_size),
+        meta = CopickSegmentationMeta.of(
+            voxel_size=_voxel_size(voxel_size),
             name=clean if is_multilabel else self.root._known_object(clean),
             user_id=self.root._user(user_id),
             session_id=sanitize_name(session_id),

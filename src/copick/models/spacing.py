@@ -43,7 +43,7 @@ class CopickVoxelSpacing(Entity):
 
     def get_tomogram(self, tomo_type: str, *, layers: Layers = None) -> CopickTomogram | None:
         """The tomogram of that type, or None."""
-        return self.on(layers)._find(CopickTomogram, CopickTomogramMeta(tomo_type=tomo_type))
+        return self.on(layers)._find(CopickTomogram, CopickTomogramMeta.of(tomo_type=tomo_type))
 
     def get_tomograms(
         self, tomo_type: str | Iterable[str] | None = None, *, layers: Layers = None, **unknown: object
@@ -56,7 +56,7 @@ class CopickVoxelSpacing(Entity):
     ) -> CopickTomogram:
         """Create an empty tomogram; `from_numpy` fills it."""
         return self._new(
-            CopickTomogram, CopickTomogramMeta(tomo_type=sanitize_name(tomo_type)), exist_ok, layers
+            CopickTomogram, CopickTomogramMeta.of(tomo_type=sanitize_name(tomo_type)), exist_ok, layers
         )
 
     def refresh_tomograms(self) -> None:

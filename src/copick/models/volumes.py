@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from copick.arrays import ArraySource, Selection, missing_array, open_array, source_error
-from copick.errors import CopickError, NotFoundError, ReadOnlyError
-from copick.kinds import SEGMENTATION, TOMOGRAM
+from copick.errors import CopickError, FormatError, LayerError, NotFoundError, ReadOnlyError
+from copick.kinds import SEGMENTATION, TOMOGRAM, check_name
 from copick.models.annotations import Annotation
 from copick.models.entity import Entity
 
@@ -60,8 +60,13 @@ class Volume(Entity):
         if self._pid != os.getpid():  # handles do not survive a fork
             self._arrays, self._pid = {}, os.getpid()
         if path not in self._arrays:
-            if not path or any(part in {"", ".", ".."} for part in path.split("/")):
-                raise NotFoundError(f"{self._ref} has no array {level!r}; levels are named '0', '1', ...")
+            try:
+                for part in path.split("/"):
+                    check_name(part, "level")
+            except FormatError:
+                raise NotFoundError(
+                    f"{self._ref} has no array {level!r}; levels are named '0', '1', ..."
+                ) from None
             self._arrays[path] = open_array(self.layer.store(self._ref), path, str(self._ref))
         return self._arrays[path]
 
@@ -133,7 +138,7 @@ class Volume(Entity):
         except CopickError:
             raise
         except Exception as error:  # codecs and stores raise what they like
-            raise source_error(error, what) from error
+            raise _write_error(error, what) from error
         self._written()
 
     def _writable_level(self, level: str) -> Any:
@@ -151,6 +156,10 @@ class Volume(Entity):
             return zarr.open_array(store, path=level, mode="r+")
         except FileNotFoundError:
             raise missing_array(store, level, str(self._ref)) from None
+        except CopickError:
+            raise
+        except Exception as error:  # metadata that cannot be understood
+            raise source_error(error, f"{self._ref}/{level}") from error
 
     def _write(self, data: npt.NDArray[Any], levels: int, zarr_format: Any) -> None:
         from copick.ome import write_volume
@@ -163,7 +172,7 @@ class Volume(Entity):
         except (CopickError, ValueError):
             raise
         except Exception as error:  # codecs and stores raise what they like
-            raise source_error(error, str(self._ref)) from error
+            raise _write_error(error, str(self._ref)) from error
         finally:
             self._written()
 
@@ -178,6 +187,12 @@ class Volume(Entity):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_arrays": {}, "_pid": 0}
+
+
+def _write_error(error: Exception, what: str) -> LayerError:
+    """What a failure while writing voxels means to a caller."""
+    cause = f"{type(error).__name__}: {error}".rstrip(": ")
+    return LayerError(f"{what} could not be written ({cause}); it may be incomplete now, so write it again")
 
 
 class CopickTomogram(Volume):
@@ -205,9 +220,13 @@ class CopickTomogram(Volume):
         """Replace the volume by `data` (z, y, x) and coarser levels of it.
 
         Raises:
+            ValueError: The data are no real numbers, or have other axes.
             ReadOnlyError: No layer can be written.
         """
-        self._write(np.asarray(data).astype(dtype, copy=False), levels, zarr_format)
+        values = np.asarray(data)
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"{self._ref}: a tomogram is made of real numbers, not of {values.dtype}")
+        self._write(values.astype(dtype, copy=False), levels, zarr_format)
 
 
 class CopickSegmentation(Annotation, Volume):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import warnings
 
+from copick.errors import FormatError
+
 _UNCLEAN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\s_]')
 
 
@@ -13,13 +15,15 @@ def sanitize_name(input_str: str, suppress_warnings: bool = False) -> str:
 
     Raises:
         TypeError: `input_str` is not a string.
-        ValueError: Nothing of it is left.
+        FormatError: Nothing of it is left, or it is no valid Unicode (also a ValueError).
     """
     if not isinstance(input_str, str):
         raise TypeError(f"a name must be a string, not {type(input_str).__name__} {input_str!r}")
+    if not input_str.isascii() and any("\ud800" <= char <= "\udfff" for char in input_str):
+        raise FormatError(f"the name {input_str!r} is not valid Unicode")
     clean = _UNCLEAN.sub("-", input_str).strip("-")
     if not clean:
-        raise ValueError(f"the name {input_str!r} has no character that can be used in a file name")
+        raise FormatError(f"the name {input_str!r} has no character that can be used in a file name")
     if clean != input_str and not suppress_warnings:
         warnings.warn(
             f"the name {input_str!r} was changed to {clean!r} to be usable in file names", UserWarning, 2
@@ -28,7 +32,7 @@ def sanitize_name(input_str: str, suppress_warnings: bool = False) -> str:
 
 
 def check_clean(name: str, what: str) -> str:
-    """`name` itself, or ValueError if `sanitize_name` would change it."""
+    """`name` itself. Raises ValueError if `sanitize_name` would change it."""
     clean = sanitize_name(name, suppress_warnings=True)
     if clean != name:
         raise ValueError(f"{what} {name!r} holds characters that cannot be used in file names; try {clean!r}")
