@@ -359,12 +359,18 @@ cdef class Array:
     def chunk_count(self):
         return self.core.get().chunk_count()
 
+    cdef int _check(self, uint64_t chunk) except -1:
+        if chunk >= self.core.get().chunk_count():
+            raise IndexError(f"chunk {chunk} of an array of {self.core.get().chunk_count()} chunks")
+        return 0
+
     @property
     def on_network(self):
         return self.core.get().directory().network()
 
     def name(self, uint64_t chunk):
         """File name of a chunk, relative to the array's directory."""
+        self._check(chunk)
         return self.core.get().name(chunk).decode()
 
     def overlapping(self, tuple start, tuple step, tuple count):
@@ -432,6 +438,8 @@ cdef class Array:
                 region.step[d] = -region.step[d]
                 data += (region.count[d] - 1) * region.stride[d]
                 region.stride[d] = -region.stride[d]
+            if region.count[d] == 1:  # a step of any size then means nothing, and a huge one would overflow
+                region.step[d] = 1
         region.out = data
         threads = _THREADS if total >= _PARALLEL else 1
         with nogil:
@@ -503,6 +511,7 @@ cdef class Array:
 
     def assemble(self, uint64_t chunk, data, tuple origin):
         """The whole decoded chunk as a C-ordered array cut out of `data` at `origin`, or None if it is all fill value."""
+        self._check(chunk)
         cdef int64_t c_origin[16]
         cdef int64_t extent[16]
         cdef int64_t stride[16]
@@ -521,6 +530,7 @@ cdef class Array:
 
     def insert(self, uint64_t chunk, const unsigned char[::1] payload):
         """Write one chunk file; returns errno."""
+        self._check(chunk)
         cdef int error
         cdef const void* data = &payload[0] if payload.shape[0] else NULL
         with nogil:
@@ -529,18 +539,22 @@ cdef class Array:
 
     def insert_absent(self, uint64_t chunk):
         """Remember that the source has no such chunk; returns errno."""
+        self._check(chunk)
         return self.cache.core.insert_absent(self.core.get()[0], chunk)
 
     def contains(self, uint64_t chunk):
         """Whether the chunk or its marker is on disk; the content is not checked."""
+        self._check(chunk)
         return self.cache.core.contains(self.core.get()[0], chunk)
 
     def remove(self, uint64_t chunk):
         """Remove a chunk and its marker; returns errno, 0 if there was nothing."""
+        self._check(chunk)
         return self.cache.core.remove(self.core.get()[0], chunk)
 
     def payload(self, uint64_t chunk):
         """The checked bytes of a chunk file (buffer protocol), None if there is none or it was corrupt."""
+        self._check(chunk)
         cdef Payload result = Payload.__new__(Payload)
         with nogil:
             result.block = self.cache.core.payload(self.core.get()[0], chunk, True)
@@ -548,6 +562,7 @@ cdef class Array:
 
     def block(self, uint64_t chunk):
         """The decoded bytes of a chunk (buffer protocol; empty: all fill value), None if it is not to be had locally."""
+        self._check(chunk)
         cdef Payload result = Payload.__new__(Payload)
         with nogil:
             result.block = self.cache.core.block(self.core.get()[0], chunk)
@@ -555,6 +570,7 @@ cdef class Array:
 
     def keep(self, uint64_t chunk, const unsigned char[::1] decoded):
         """Keep a decoded chunk of an encoded array in memory."""
+        self._check(chunk)
         if <size_t>decoded.shape[0] != self.core.get().chunk_bytes():
             raise ValueError(f"a decoded chunk has {self.core.get().chunk_bytes()} bytes, not {decoded.shape[0]}")
         with nogil:

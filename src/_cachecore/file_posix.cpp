@@ -211,8 +211,14 @@ bool Directory::has(const std::string& name) const noexcept {
   return ::faccessat(static_cast<int>(handle_), name.c_str(), F_OK, 0) == 0;
 }
 
-int Directory::remove(const std::string& name) const noexcept {
-  return ::unlinkat(static_cast<int>(handle_), name.c_str(), 0) ? errno : 0;
+int Directory::remove(const std::string& name) const noexcept try {
+  const int dir = static_cast<int>(handle_);
+  if (!::unlinkat(dir, name.c_str(), 0)) return 0;
+  if (errno != EISDIR && errno != EPERM) return errno;
+  // A directory where a chunk belongs: out of the way, for the next count of the files to remove.
+  return ::renameat(dir, name.c_str(), dir, temporary_beside(name).c_str()) ? errno : 0;
+} catch (const std::bad_alloc&) {
+  return ENOMEM;
 }
 
 Found Directory::load(const std::string& name, std::size_t expected, bool map, BlockRef& block, int& error) const noexcept try {

@@ -7,21 +7,18 @@ Whatever the cache fails at, the fetched data goes to the reader.
 
 from __future__ import annotations
 
-import errno
-import logging
-import secrets
 from collections import deque
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from copick import _cachecore
 from copick.arrays import ArrayBase, Selection, check_boxes, check_out
-from copick.cache import info
-from copick.cache.geometry import MAX_ENCODED_RATIO, Geometry, blosc, chunk_name, grid, zarr_document
+from copick.cache.entry import Entry, as_bytes
+from copick.cache.geometry import Geometry, chunk_name, grid
 from copick.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -30,13 +27,15 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from copick.cache.info import Origin
     from copick.cache.manager import CacheManager
     from copick.cache.source import Source
 
-logger = logging.getLogger("copick.cache")
+    Box = tuple[Selection, npt.NDArray[Any]]
+    """A region, and the array that it is read into."""
 
-_IN_FLIGHT = 512 << 20  # bytes of decoded cells that one read keeps under way
-_ROUNDS = 3  # reading again after another process cached something; then the source is read without the cache
+_IN_FLIGHT: Final = 512 << 20  # bytes of decoded cells that one read keeps under way
+_ROUNDS: Final = 3  # how often a read begins anew because the cached array was discarded under it
 
 
 class CachedArray(ArrayBase):
@@ -46,97 +45,98 @@ class CachedArray(ArrayBase):
         self,
         manager: CacheManager,
         folder: Path,
+        origin: Origin,
         source: Source,
         path: str,
-        layer: str,
-        native: Any,
+        entry: Entry | None,
         geometry: Geometry,
     ) -> None:
-        self._manager, self._folder, self._source, self._path, self._layer = (
+        """Use `open`."""
+        self._manager, self._folder, self._origin, self._source, self._path = (
             manager,
             folder,
+            origin,
             source,
             path,
-            layer,
         )
-        self._native = (
-            native  # None until the first chunk has shown whether to keep chunks decoded or encoded
-        )
+        self._entry = entry  # None until something is cached
         self.geometry = geometry
         self.shape, self.dtype, self.chunks = geometry.shape, geometry.dtype, geometry.chunks
 
     @classmethod
     def open(
-        cls, manager: CacheManager, folder: Path, source: Source, path: str, layer: str
+        cls, manager: CacheManager, folder: Path, origin: Origin, source: Source, path: str
     ) -> CachedArray | None:
-        """The array at `path` of a volume whose cache folder is `folder`; None if its items cannot be cached.
+        """The array at `path` of a volume whose level is cached in `folder`; None if its items cannot be cached.
 
         Asks the source only if nothing is cached yet. Raises as `Source.open_array` does.
         """
-        cached = _open_native(manager, folder)
-        if cached is not None:
-            return cls(manager, folder, source, path, layer, *cached)
-        geometry = Geometry.of(source.open_array(path))
-        return None if geometry is None else cls(manager, folder, source, path, layer, None, geometry)
+        entry = Entry.open(manager, folder, origin)
+        geometry = entry.geometry if entry else Geometry.of(source.open_array(path))
+        return None if geometry is None else cls(manager, folder, origin, source, path, entry, geometry)
 
     def read(self, slices: Sequence[slice], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        native = self._native
-        if native is None:
-            return self._read_undecided(slices, out)
-        result, missing = native.read(slices, out)
-        if missing is None:
-            if not self._manager.started:
-                self._manager.start()
-            return result  # type: ignore[no-any-return]
+        entry = self._entry
+        if entry is not None:
+            result, missing = entry.native.read(slices, out)
+            if missing is None:
+                if not self._manager.started:
+                    self._manager.start()
+                return result
         selection = Selection.of(slices, self.shape)
-        self._complete([(selection, result)], missing)
-        return result  # type: ignore[no-any-return]
+        if entry is None:
+            result = _cachecore.recycled(selection.count, self.dtype) if out is None else out
+            check_out(result, selection.count, self.dtype)
+            missing = None
+        self._complete(entry, [(selection, result)], missing)
+        return result
 
     def patches(
         self, starts: npt.ArrayLike, size: Sequence[int], out: npt.NDArray[Any] | None = None
     ) -> npt.NDArray[Any]:
         """Boxes of one size, `starts` (n, ndim) → (n, *size), in one native call on all cores (at most four)."""
-        corners = check_boxes(starts, size, self.shape)
-        if self._native is None and len(corners) and all(size):
-            self.read([slice(int(at), int(at) + 1) for at in corners[0]])  # decides how chunks are kept
-        if self._native is None:
-            return super().patches(corners, size, out)
-        result, missing = self._native.patches(corners, tuple(size), out)
-        if missing is not None:
-            boxes = [
-                Selection(tuple(map(int, corner)), (1,) * self.ndim, tuple(size), (False,) * self.ndim)
-                for corner in corners
-            ]
-            self._complete(list(zip(boxes, result, strict=True)), missing)
-        return result  # type: ignore[no-any-return]
+        corners, extent = check_boxes(starts, size, self.shape), tuple(size)
+        entry = self._entry
+        if entry is not None:
+            result, missing = entry.native.patches(corners, extent, out)
+            if missing is None:
+                self._manager.start()
+                return result
+        else:
+            shape = (len(corners), *extent)
+            result = (
+                _cachecore.recycled(shape, self.dtype) if out is None else check_out(out, shape, self.dtype)
+            )
+            missing = None
+        forwards, single = (False,) * self.ndim, (1,) * self.ndim
+        boxes = [Selection(tuple(map(int, corner)), single, extent, forwards) for corner in corners]
+        self._complete(entry, list(zip(boxes, result, strict=True)), missing)
+        return result
 
     def held(self, index: int) -> Any | None:
         """The decoded bytes of a chunk if they are at hand (buffer protocol; empty: all fill value). Never asks the source."""
-        return None if self._native is None else self._native.block(index)
+        entry = self._entry
+        return None if entry is None else entry.native.block(index)
 
     def chunk(self, index: int) -> Any | None:
         """The decoded bytes of one cached chunk in C order (buffer protocol), None if it is all fill value.
 
         Edge chunks are whole: what lies outside the array is fill value.
         """
-        self._manager.start()
-        cell = self.geometry.cell_of(index)
-        for _ in range(_ROUNDS):
-            block = self.held(index)
-            if block is not None:
-                return block if len(block) else None
-            if (
-                self._native is not None
-                and self._native.encoded
-                and (decoded := self._decode(index)) is not None
-            ):
-                return as_bytes(decoded)
-            fetched = self._await(cell, self._fetch(cell))
-            if fetched is not None:
-                break
-        else:
-            fetched = self._read_source(cell)
-        return as_bytes(self._cut(index, fetched))
+        block = self.held(index)
+        if block is not None:
+            return block if len(block) else None
+        at = np.unravel_index(index, grid(self.shape, self.chunks)) if self.shape else ()
+        corner = [int(i) * c for i, c in zip(at, self.chunks, strict=True)]
+        whole = np.empty(self.chunks, self.dtype)
+        whole[...] = np.frombuffer(self.geometry.fill, self.dtype)[0]
+        inside = [
+            slice(first, min(first + c, n))
+            for first, c, n in zip(corner, self.chunks, self.shape, strict=True)
+        ]
+        part = self.read(inside)
+        whole[tuple(slice(0, n) for n in part.shape)] = part
+        return as_bytes(whole)
 
     def chunk_names(self, at_source: Callable[[str], bool]) -> Iterator[str]:
         """Names of the cached chunks whose source chunk is there, by its own name."""
@@ -147,74 +147,64 @@ class CachedArray(ArrayBase):
             if at_source(metadata.encode_chunk_key(tuple(o // u for o, u in zip(origin, unit, strict=True)))):
                 yield chunk_name(self.geometry, chunk)
 
-    def _cut(self, chunk: int, cell: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """A whole cached chunk out of a fetched cell, padded with fill value."""
-        at = np.unravel_index(chunk, grid(self.shape, self.chunks)) if self.shape else ()
-        origin = self.geometry.cell_box(self.geometry.cell_of(chunk))[0]
-        whole = np.empty(self.chunks, self.dtype)
-        whole[...] = np.frombuffer(self.geometry.fill, self.dtype)[0]
-        corner = (int(i) * c - o for i, c, o in zip(at, self.chunks, origin, strict=True))
-        part = cell[
-            tuple(slice(first, first + size) for first, size in zip(corner, self.chunks, strict=True))
-        ]
-        whole[tuple(slice(0, size) for size in part.shape)] = part
-        return whole
-
     def forget(self) -> None:
         """What was cached is gone: ask the source again, for everything."""
-        self._native = None
+        self._entry = None
         self._source.forget()
 
     # What is missing
 
-    def _read_undecided(self, slices: Sequence[slice], out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-        """The first read of an array that nobody has cached."""
-        selection = Selection.of(slices, self.shape)
-        if out is None:
-            out = _cachecore.recycled(selection.count, self.dtype)
-        else:
-            check_out(out, selection.count, self.dtype)
-        if all(selection.count):
-            self._paste_cells([(selection, out)], self._cells(selection))
-        return out
+    def _complete(self, entry: Entry | None, boxes: list[Box], missing: Sequence[int] | None) -> None:
+        """Fill in what the native core did not find in `entry` (None: everything).
 
-    def _cells(self, selection: Selection) -> list[int]:
-        """The source cells that a selection needs, ascending."""
-        coordinates = [
-            np.unique((first + step * np.arange(n)) // extent)
-            for first, step, n, extent in zip(
-                selection.start, selection.step, selection.count, self.geometry.cells, strict=True
-            )
-        ]
+        If the entry is discarded meanwhile, what was copied from it may be older than what comes after: all is read again.
+        """
+        self._manager.start()
+        for _ in range(_ROUNDS):
+            if entry is not None and entry.native.encoded and missing is not None:
+                missing = self._decode_cached(entry, boxes, missing)
+            self._paste_cells(boxes, self._cells(boxes, missing), self._fetched)
+            if entry is None or self._entry is entry:
+                return
+            entry, missing = self._entry, None
+        self._paste_cells(boxes, self._cells(boxes, None), self._read_source)
+
+    def _cells(self, boxes: list[Box], missing: Sequence[int] | None) -> list[int]:
+        """The source cells that hold missing chunks (None: that the boxes touch), ascending."""
+        if missing is not None:
+            return sorted({self.geometry.cell_of(chunk) for chunk in missing})
         across = grid(self.shape, self.geometry.cells)
-        if not across:
-            return [0]
-        return [
-            int(cell)
-            for cell in np.ravel_multi_index(np.meshgrid(*coordinates, indexing="ij"), across).ravel()
-        ]
+        cells: set[int] = set()
+        for selection, _ in boxes:
+            coordinates = [
+                np.unique((first + step * np.arange(n)) // extent)
+                for first, step, n, extent in zip(
+                    selection.start, selection.step, selection.count, self.geometry.cells, strict=True
+                )
+            ]
+            if not across:
+                return [0]
+            if all(len(along) for along in coordinates):
+                grid_of_box = np.meshgrid(*coordinates, indexing="ij")
+                cells.update(np.ravel_multi_index(grid_of_box, across).ravel().tolist())
+        return sorted(cells)
 
-    def _complete(self, boxes: list[tuple[Selection, npt.NDArray[Any]]], missing: Sequence[int]) -> None:
-        """Fill in what the native core did not find."""
-        self._manager.start()
-        if self._native.encoded:
-            missing = self._decode_cached(boxes, missing)
-        self._paste_cells(boxes, sorted({self.geometry.cell_of(chunk) for chunk in missing}))
-
-    def _paste_cells(self, boxes: list[tuple[Selection, npt.NDArray[Any]]], cells: Sequence[int]) -> None:
-        """Fetch cells, each once, and copy them into the boxes that they touch."""
-        self._manager.start()
-        ahead = max(2, min(2 * self._manager.fetch_threads, _IN_FLIGHT // max(self._cell_bytes, 1)))
+    def _paste_cells(
+        self, boxes: list[Box], cells: Sequence[int], read: Callable[[int], npt.NDArray[Any] | None]
+    ) -> None:
+        """Read cells, a few at the same time, and copy them into the boxes that they touch."""
+        cell_bytes = int(np.prod(self.geometry.cells, dtype=np.int64)) * self.dtype.itemsize
+        ahead = max(2, min(2 * self._manager.fetch_threads, _IN_FLIGHT // max(cell_bytes, 1)))
         flights: deque[tuple[int, Future[npt.NDArray[Any] | None]]] = deque()
         pending = iter(cells)
         try:
             while True:
                 for cell in islice(pending, ahead - len(flights)):
-                    flights.append((cell, self._fetch(cell)))
+                    flights.append((cell, self._flight(cell, read)))
                 if not flights:
                     return
                 cell, flight = flights.popleft()
-                data = self._await(cell, flight)
+                data = self._await(cell, flight, read)
                 if data is None:  # another process has cached it meanwhile
                     data = self._cached_cell(cell)
                 origin, _ = self.geometry.cell_box(cell)
@@ -225,54 +215,81 @@ class CachedArray(ArrayBase):
                 flight.cancel()
             raise
 
-    def _await(self, cell: int, flight: Future[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
+    def _flight(self, cell: int, read: Callable[[int], Any]) -> Future[npt.NDArray[Any] | None]:
+        return self._manager.flight((f"{self._folder}:{read.__name__}", cell), partial(read, cell))
+
+    def _await(
+        self, cell: int, flight: Future[npt.NDArray[Any] | None], read: Callable[[int], Any]
+    ) -> npt.NDArray[Any] | None:
         while True:
             try:
                 return flight.result()
             except CancelledError:  # another thread, interrupted, cancelled the flight that we share
-                flight = self._fetch(cell)
-
-    @property
-    def _cell_bytes(self) -> int:
-        return int(np.prod(self.geometry.cells, dtype=np.int64)) * self.dtype.itemsize
+                flight = self._flight(cell, read)
 
     def _cached_cell(self, cell: int) -> npt.NDArray[Any]:
         """A whole cell from the cache; from the source, if what was cached is gone again or does not check."""
         _, box = self.geometry.cell_box(cell)
-        native = self._native
-        if native is not None:
-            result, missing = native.read(box)
-            if missing is not None and native.encoded:
-                missing = self._decode_cached([(Selection.of(box, self.shape), result)], missing) or None
+        entry = self._entry
+        if entry is not None:
+            result, missing = entry.native.read(box)
+            if missing is not None and entry.native.encoded:
+                missing = (
+                    self._decode_cached(entry, [(Selection.of(box, self.shape), result)], missing) or None
+                )
             if missing is None:
-                return result  # type: ignore[no-any-return]
+                return result
         return self._read_source(cell)
 
-    def _fetch(self, cell: int) -> Future[npt.NDArray[Any] | None]:
-        return self._manager.flight((str(self._folder), cell), partial(self._fetch_cell, cell))
-
-    def _fetch_cell(self, cell: int) -> npt.NDArray[Any] | None:
+    def _fetched(self, cell: int) -> npt.NDArray[Any] | None:
         """Fetch a cell and cache it. None if it is in the cache already: another process was faster."""
         with self._manager.exclusive(f"{self._folder}:{cell}"):
-            if self._native is None:
-                self._adopt(_open_native(self._manager, self._folder))
-            native, (origin, box) = self._native, self.geometry.cell_box(cell)
-            extent = tuple(each.stop - each.start for each in box)
-            if native is not None and all(native.contains(chunk) for chunk in native.inside(origin, extent)):
+            entry = self._current()
+            origin, box = self.geometry.cell_box(cell)
+            if entry is not None and entry.holds(origin, tuple(each.stop - each.start for each in box)):
                 return None
             data = self._read_source(cell)
             try:
-                self._keep(data, origin)
+                if entry is None:
+                    documents = self._source.documents(self._path)
+                    entry = self._adopt(
+                        Entry.create(
+                            self._manager,
+                            self._folder,
+                            self._origin,
+                            self.geometry,
+                            documents,
+                            self._path,
+                            data,
+                        )
+                    )
+                if entry is not None:
+                    entry.keep(data, origin)
             except Exception as error:  # noqa: BLE001 (whatever fails here, the reader has its data)
                 self._manager.failed("insert", error)
             return data
+
+    def _current(self) -> Entry | None:
+        """What is cached now, perhaps begun or discarded by another process."""
+        entry = self._entry
+        if entry is not None and entry.discarded:
+            self._entry = None
+        return self._adopt(Entry.open(self._manager, self._folder, self._origin, self._entry))
+
+    def _adopt(self, entry: Entry | None) -> Entry | None:
+        if entry is not None and not entry.geometry.same_data(self.geometry):
+            entry = None
+        if entry is not None:
+            self.geometry, self.chunks = entry.geometry, entry.geometry.chunks
+        self._entry = entry
+        return entry
 
     def _read_source(self, cell: int) -> npt.NDArray[Any]:
         """A decoded cell, clipped to the array. Raises LayerError or FormatError."""
         array = self._source.open_array(self._path)
         if (tuple(array.shape), np.dtype(array.dtype)) != (self.shape, self.dtype):
             raise NotFoundError(
-                f"{self._source.where}/{self._path} has changed at its source since it was cached; call refresh()"
+                f"{self._source.where}/{self._path} has changed at its source since it was opened; call refresh()"
             )
         origin, box = self.geometry.cell_box(cell)
         at = tuple(first // size for first, size in zip(origin, self.geometry.cells, strict=True))
@@ -281,125 +298,23 @@ class CachedArray(ArrayBase):
         self._manager.count("fetched_bytes", data.nbytes)
         return data.astype(self.dtype, copy=False).reshape([each.stop - each.start for each in box])
 
-    # Keeping
-
-    def _adopt(self, cached: tuple[Any, Geometry] | None) -> None:
-        if cached is None:
-            return
-        native, geometry = cached
-        if (geometry.shape, geometry.dtype, geometry.fill) == (self.shape, self.dtype, self.geometry.fill):
-            self.geometry, self.chunks, self._native = geometry, geometry.chunks, native
-
-    def _keep(self, data: npt.NDArray[Any], origin: tuple[int, ...]) -> None:
-        """Write the chunks of a cell, as far as there is room."""
-        if self._native is None and not self._create(data, origin):
-            return
-        native, manager = self._native, self._manager
-        chunks = native.inside(origin, data.shape)
-        if native.encoded:
-            for chunk in chunks:
-                self._keep_encoded(chunk, data, origin)
-            return
-        size = native.chunk_bytes + 4
-        if not manager.admit(size * len(chunks)):
-            return
-        error, written = native.insert_box(data, origin)
-        before = manager.inserted(native.id, written, size)
-        if unused := size * (len(chunks) - len(written)) + before:
-            manager.refund(unused)
-        if error:
-            self._failed_insert(error)
-
-    def _failed_insert(self, error: int) -> None:
-        self._manager.failed("insert", error)
-        if error == errno.ENOENT:  # another process discarded the array: begin again with the next chunk
-            self._native = None
-
-    def _keep_encoded(self, chunk: int, data: npt.NDArray[Any], origin: tuple[int, ...]) -> None:
-        native, manager = self._native, self._manager
-        whole = native.assemble(chunk, data, origin)
-        if whole is None:
-            error = native.insert_absent(chunk)
-        else:
-            encoded = _codec(self.dtype).encode(whole)
-            native.keep(chunk, as_bytes(whole))
-            size = len(encoded) + 4
-            if not manager.admit(size):
-                return
-            error = native.insert(chunk, encoded)
-            refund = size if error else manager.inserted(native.id, [chunk], size)
-            if refund:
-                manager.refund(refund)
-        if error:
-            self._failed_insert(error)
-
-    def _create(self, data: npt.NDArray[Any], origin: tuple[int, ...]) -> bool:
-        """Begin caching: decide how chunks are kept, from the first that is not empty, and write `.cache_info`."""
-        manager, geometry = self._manager, self.geometry
-        encoded = manager.disk_format == "encoded"
-        if manager.disk_format == "auto":
-            ratio = _encoded_ratio(data, geometry)
-            if ratio is None:
-                return False  # nothing but fill value: tells nothing
-            encoded = ratio <= MAX_ENCODED_RATIO
-        stored = "encoded" if encoded else "raw"
-        known = self._source.documents(self._path)
-        with manager.exclusive(f"{self._folder}:create"):
-            self._adopt(_open_native(manager, self._folder))
-            if self._native is not None:  # another thread or process was faster
-                return True
-            if (self._folder / info.FILE).exists():  # damaged, of another version or of another shape
-                manager.discard(self._folder)
-            name, document = zarr_document(geometry, known, self._path, stored=stored)
-            info.write(self._folder / name, document)
-            array = {"id": secrets.randbits(62) + 1, "format": stored, "geometry": geometry.to_json()}
-            item = {
-                "source_layer": self._layer,
-                "path": self._path,
-                "cached_at": info.timestamp(),
-                "array": array,
-            }
-            info.write(self._folder / info.FILE, info.seal(item), keep_first=True)
-            self._adopt(_open_native(manager, self._folder))
-        return self._native is not None
-
-    # The encoded tier
-
-    def _decode_cached(
-        self, boxes: list[tuple[Selection, npt.NDArray[Any]]], missing: Sequence[int]
-    ) -> list[int]:
+    def _decode_cached(self, entry: Entry, boxes: list[Box], missing: Sequence[int]) -> list[int]:
         """Paste the chunks that lie encoded on disk; returns those that do not."""
-        decoding = {
-            chunk: self._manager.flight((f"{self._folder}:decode", chunk), partial(self._decode, chunk))
+        flights = [
+            (chunk, self._manager.flight((f"{entry.native.id}:decode", chunk), partial(entry.decode, chunk)))
             for chunk in missing
-        }
+        ]
         lacking = []
-        for chunk, flight in decoding.items():
+        for chunk, flight in flights:
             decoded = flight.result()
             if decoded is None:
                 lacking.append(chunk)
                 continue
-            at = np.unravel_index(chunk, grid(self.shape, self.chunks))
-            origin = tuple(int(i) * c for i, c in zip(at, self.chunks, strict=True))
+            at = np.unravel_index(chunk, grid(self.shape, entry.geometry.chunks)) if self.shape else ()
+            origin = [int(i) * c for i, c in zip(at, entry.geometry.chunks, strict=True)]
             for selection, out in boxes:
                 paste(out, selection, decoded, origin)
         return lacking
-
-    def _decode(self, chunk: int) -> npt.NDArray[Any] | None:
-        """A chunk that lies encoded on disk, decoded and kept in memory; None if there is none that can be used."""
-        payload = self._native.payload(chunk)
-        if payload is None:
-            return None
-        decoded = np.empty(self.chunks, self.dtype)
-        try:
-            _codec(self.dtype).decode(payload, out=as_bytes(decoded))
-        except Exception as error:  # noqa: BLE001 (the checksum was right: written wrongly, or by another version)
-            self._manager.failed("decode", error)
-            self._native.remove(chunk)
-            return None
-        self._manager.count("decoded")
-        self._native.keep(chunk, as_bytes(decoded))
-        return decoded
 
 
 def paste(out: npt.NDArray[Any], selection: Selection, data: npt.NDArray[Any], origin: Sequence[int]) -> None:
@@ -418,45 +333,3 @@ def paste(out: npt.NDArray[Any], selection: Selection, data: npt.NDArray[Any], o
         source.append(slice(at, at + (high - low - 1) * step + 1, step))
     flips: tuple[Any, ...] = (*selection.flips, ...)  # `...` keeps 0-d arrays arrays
     out[flips][(*target, ...)] = data[(*source, ...)]
-
-
-def _open_native(manager: CacheManager, folder: Path) -> tuple[Any, Geometry] | None:
-    """What is cached in `folder`; None if nothing is that can be used."""
-    document = info.read(folder / info.FILE)
-    if document is None:
-        return None
-    try:
-        array = document["array"]
-        geometry = Geometry.from_json(array["geometry"])
-        native = _cachecore.Array(
-            manager.native, array["id"], str(folder), geometry.shape, geometry.chunks, geometry.dtype, geometry.fill,
-            geometry.prefix, array["format"] == "encoded",
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        manager.failed("open", error)
-        return None
-    manager.register(array["id"], folder, geometry)
-    return native, geometry
-
-
-def as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The bytes of a C-ordered array, without a copy."""
-    return array.reshape(-1).view(np.uint8)
-
-
-def _codec(dtype: np.dtype[Any]) -> Any:
-    from numcodecs import Blosc
-
-    codec = blosc(dtype)
-    return Blosc(
-        cname=codec["cname"], clevel=codec["clevel"], shuffle=codec["shuffle"], blocksize=codec["blocksize"]
-    )
-
-
-def _encoded_ratio(data: npt.NDArray[Any], geometry: Geometry) -> float | None:
-    """Encoded over raw size of a sample from the middle of some data; None if all of it is fill value."""
-    if data.flat[0:1].tobytes() == geometry.fill and data.tobytes() == geometry.fill * data.size:
-        return None
-    middle = tuple(slice(max(0, size // 2 - 32), size // 2 + 32) for size in data.shape)
-    sample = np.ascontiguousarray(data[middle])
-    return len(_codec(geometry.dtype).encode(sample)) / sample.nbytes

@@ -71,6 +71,10 @@ class Decoder:
     def decode(self, data: Any) -> npt.NDArray[Any]:
         """The whole chunk, edge chunks included. Raises whatever the codecs raise, ValueError for a wrong length."""
         codecs = [*reversed(self._codecs)]
+        if codecs and getattr(codecs[0], "codec_id", None) == "blosc":
+            stored = int.from_bytes(bytes(memoryview(data)[12:16]), "little")
+            if stored != len(data):  # c-blosc believes its header, and would read on behind the data
+                raise ValueError(f"the chunk has {len(data)} bytes, not {stored}")
         size = prod(self._shape) * self._dtype.itemsize
         if len(codecs) == 1 and getattr(codecs[0], "codec_id", None) == "blosc":
             # What the data portal and copick write. The header tells the length, so the target can be memory that was used

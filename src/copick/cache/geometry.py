@@ -55,6 +55,10 @@ class Geometry:
             array.metadata.zarr_format,
         )
 
+    def same_data(self, other: Geometry) -> bool:
+        """Whether both describe the same elements, however they are divided."""
+        return (self.shape, self.dtype, self.fill) == (other.shape, other.dtype, other.fill)
+
     @property
     def prefix(self) -> str:
         """What stands before the coordinates in the names of chunk files."""

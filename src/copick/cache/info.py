@@ -27,6 +27,21 @@ TEMPORARY = ".tmp-"
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a cached item came from. An item of another place is never used, wherever it lies."""
+
+    layer: str
+    place: str
+    """A digest of the place's location, which might hold a secret."""
+
+    def mark(self, document: dict[str, Any]) -> dict[str, Any]:
+        return {**document, "source_layer": self.layer, "place": self.place}
+
+    def owns(self, document: dict[str, Any]) -> bool:
+        return document.get("place") == self.place
+
+
+@dataclass(frozen=True)
 class CacheInfo:
     """What is known of one cached item. Times are UTC."""
 

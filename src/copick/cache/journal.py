@@ -188,7 +188,7 @@ class Journal:
     @contextlib.contextmanager
     def _open(self) -> Any:
         """A connection for one use: nothing is kept open, so nothing is inherited by a fork."""
-        db = sqlite3.connect(self.path, timeout=5, isolation_level=None)
+        db = sqlite3.connect(self.path, timeout=1, isolation_level=None)
         try:
             db.execute("PRAGMA synchronous = OFF")
             (version,) = db.execute("PRAGMA user_version").fetchone()

@@ -45,18 +45,11 @@ class RangeLocks:
 
         Excludes other threads of this process too. Not re-entrant. Raises OSError if the lock file cannot be used.
         """
-        unlock = None
         deadline, pause = time.monotonic() + timeout, 0.001
+        while (unlock := self._lock(number)) is None and time.monotonic() < deadline:
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
         try:
-            while True:
-                try:
-                    unlock = self._lock(number)
-                    break
-                except OSError as error:
-                    if error.errno not in _BUSY or time.monotonic() >= deadline:
-                        break
-                time.sleep(pause)
-                pause = min(pause * 1.5, 0.05)
             yield unlock is not None
         finally:
             if unlock is not None:
@@ -70,12 +63,14 @@ class RangeLocks:
             os.close(self._fd)  # releases nothing while the parent has it open
             self._fd = None
 
-    def _lock(self, number: int) -> Callable[[], None]:
-        """Take the lock and return what releases it. Raises OSError, EAGAIN if it is taken."""
+    def _lock(self, number: int) -> Callable[[], None] | None:
+        """Take the lock and return what releases it, or None if it is taken. Raises OSError."""
         with self._mutex:
             if number in self._held:
-                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                return None
             release = self._lock_range(number) if _OFD is not None else self._lock_file(number)
+            if release is None:
+                return None
             self._held.add(number)
 
         def unlock() -> None:
@@ -85,18 +80,23 @@ class RangeLocks:
 
         return unlock
 
-    def _lock_range(self, number: int) -> Callable[[], None]:
+    def _lock_range(self, number: int) -> Callable[[], None] | None:
         if self._fd is None:
             self._fd = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fd, start = self._fd, number & (2**62 - 1)
-        fcntl.fcntl(fd, _OFD, _flock(fcntl.F_WRLCK, start))
+        try:
+            fcntl.fcntl(fd, _OFD, _flock(fcntl.F_WRLCK, start))
+        except OSError as error:
+            if error.errno in _BUSY:
+                return None
+            raise
 
         def release() -> None:
             fcntl.fcntl(fd, _OFD, _flock(fcntl.F_UNLCK, start))
 
         return release
 
-    def _lock_file(self, number: int) -> Callable[[], None]:
+    def _lock_file(self, number: int) -> Callable[[], None] | None:
         fd = os.open(self._folder / f"lock-{number % _SLOTS:03d}", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if fcntl is not None:
@@ -105,8 +105,10 @@ class RangeLocks:
                 import msvcrt
 
                 msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        except OSError:
+        except OSError as error:
             os.close(fd)
+            if error.errno in _BUSY:
+                return None
             raise
         return lambda: os.close(fd)
 

@@ -189,6 +189,7 @@ class Source:
         v2, v3 = known.get(join(path, ".zarray")), known.get(join(path, "zarr.json"))
         zarr_format: Literal[2, 3] = 3 if v3 is not None and _node_type(v3) != "group" else 2
         if zarr_format == 2 and v2 is None:
+            self._known = {key: data for key, data in known.items() if data is not None}  # it may come yet
             raise missing_array(store, path, self.where)
         # Attributes of an array change nothing about its data, so they are not worth a request.
         answers = {**known, join(path, ".zattrs"): None}
@@ -208,7 +209,12 @@ class Source:
             LayerError: The place failed.
         """
         array = self.open_array(path)
-        key = join(path, array.metadata.encode_chunk_key(cell))
+        file = cell
+        if array.shards is not None:
+            file = tuple(
+                at * inner // outer for at, inner, outer in zip(cell, array.chunks, array.shards, strict=True)
+            )
+        key = join(path, array.metadata.encode_chunk_key(file))
         try:
             if path not in self._decoders:
                 self._decoders[path] = Decoder.of(array)

@@ -18,6 +18,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from copick.arrays import ArraySource, ZarrArray
 from copick.cache import info
 from copick.cache.array import CachedArray
+from copick.cache.entry import DOCUMENTS
 from copick.cache.geometry import chunk_index, zarr_document
 from copick.cache.source import Source, fetch, join
 from copick.errors import NotFoundError
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 _METADATA = (".zarray", ".zattrs", ".zgroup", "zarr.json")
 """Consolidated metadata (`.zmetadata`) describes the source's chunks and is not passed on."""
-_DOCUMENTS = ".zarr_info"
-"""File with the source's metadata documents of a group or array, beside `.cache_info`."""
 
 
 class CachingZarrStore(MappingCalls):
@@ -42,7 +41,7 @@ class CachingZarrStore(MappingCalls):
         local_path: Where the volume is cached: a folder under the cache's root.
         parent_store: The volume's store at its source, or what opens it (called when the source is first needed).
         cache_manager: The cache.
-        layer: Name of the layer that is cached, for errors and `.cache_info`.
+        origin: Where the volume comes from; cached items of another origin are not used.
         where: Name of the volume in errors.
         formats: Shared by the volumes of a layer, see `Source`.
     """
@@ -58,12 +57,13 @@ class CachingZarrStore(MappingCalls):
         parent_store: Store | Callable[[], Store],
         cache_manager: CacheManager,
         *,
-        layer: str = "",
+        origin: info.Origin | None = None,
         where: str = "",
         formats: dict[str, int] | None = None,
     ) -> None:
         super().__init__(read_only=True)
-        self.local_path, self.cache_manager, self.layer = Path(local_path), cache_manager, layer
+        self.local_path, self.cache_manager = Path(local_path), cache_manager
+        self._origin = origin or info.Origin("", "")
         self._source = Source(
             parent_store if callable(parent_store) else lambda: parent_store,
             where or self.local_path.name,
@@ -96,7 +96,7 @@ class CachingZarrStore(MappingCalls):
             raise NotFoundError(f"{self._source.where} has no array {path!r}")
         array = self.cache_manager.arrays.get(str(folder))
         if array is None:
-            array = CachedArray.open(self.cache_manager, folder, self._source, path, self.layer)
+            array = CachedArray.open(self.cache_manager, folder, self._origin, self._source, path)
             if array is not None:
                 self.cache_manager.arrays[str(folder)] = array
         return array
@@ -118,6 +118,8 @@ class CachingZarrStore(MappingCalls):
     ) -> Buffer | None:
         # Finding and mapping a cached chunk takes microseconds; all that asks the source runs on another thread, because the
         # source's own zarr calls need the event loop that we are on.
+        if not _inside(key):
+            return None
         data = self._held(key)
         if data is None:
             data = await asyncio.get_running_loop().run_in_executor(
@@ -168,10 +170,12 @@ class CachingZarrStore(MappingCalls):
 
     def _documents(self, path: str) -> dict[str, bytes | None]:
         """The metadata documents of the node at `path`, as the source has them; kept in `.zarr_info` once asked for."""
-        file = self.local_path / path / _DOCUMENTS
+        file = self.local_path / path / DOCUMENTS
         cached = info.read(file)
-        if cached is not None:
-            return {name: None if text is None else text.encode() for name, text in cached.items()}
+        if cached is not None and self._origin.owns(cached):
+            return {
+                name: None if text is None else text.encode() for name, text in cached["documents"].items()
+            }
         known = self._source.documents(path)
         documents = {name: known[key] for name in _METADATA if (key := join(path, name)) in known}
         if documents.get(".zarray") is not None:
@@ -182,10 +186,10 @@ class CachingZarrStore(MappingCalls):
         lacking = [] if is_v3 else [name for name in _METADATA if name not in documents]
         fetched = fetch(self.parent_store, [join(path, name) for name in lacking]) if lacking else {}
         documents.update({name: fetched[join(path, name)] for name in lacking})
-        if any(data is not None for data in documents.values()):
+        if any(documents.get(name) is not None for name in (".zarray", ".zgroup", "zarr.json")):
             try:
                 texts = {name: None if data is None else data.decode() for name, data in documents.items()}
-                info.write(file, info.seal(texts))
+                info.write(file, info.seal(self._origin.mark({"documents": texts})))
             except (OSError, UnicodeDecodeError) as error:
                 self.cache_manager.failed("metadata", error)
         return documents
@@ -213,6 +217,8 @@ class CachingZarrStore(MappingCalls):
         """The keys under `prefix`: the source's, with each of its chunks replaced by the cached chunks that hold its data."""
         there = {key async for key in self.parent_store.list_prefix(prefix)}
         arrays = {key.rpartition("/")[0] for key in there if key.endswith((".zarray", "zarr.json"))}
+        if prefix and not _inside(prefix.rstrip("/")):
+            return
         if prefix:
             arrays |= {path for path, _ in self._places(prefix)}
         wait = asyncio.get_running_loop().run_in_executor
@@ -241,6 +247,11 @@ class CachingZarrStore(MappingCalls):
             names = {name async for name in self.parent_store.list_dir(prefix) if name != ".zmetadata"}
         for name in sorted(names):
             yield name
+
+
+def _inside(key: str) -> bool:
+    """Whether a key names something in the store. What would lead out of its folder does not exist."""
+    return not any(part in {"", ".", ".."} or "\\" in part or "\0" in part for part in key.split("/"))
 
 
 def _is_array_document(name: str, data: bytes | None) -> bool:

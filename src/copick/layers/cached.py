@@ -51,7 +51,7 @@ class CachedLayer(Layer):
     def __init__(self, parent: Layer, config: CopickConfigCache, *, manager: CacheManager) -> None:
         self.parent, self.config, self.manager = parent, config, manager
         self.name, self.read_only = parent.name, parent.read_only
-        self._root = manager.claim(parent.name, parent.location)
+        self._root, self._origin = manager.claim(parent.name, parent.location)
         self._formats: dict[str, int] = {}
 
     def __repr__(self) -> str:
@@ -99,14 +99,14 @@ class CachedLayer(Layer):
 
     def _remembered(self, file: Path) -> dict[str, Any] | None:
         document = info.read(file)
-        if document is None:
+        if document is None or not self._origin.owns(document):
             return None
         fresh = not self.manager.max_age or 0 <= time.time() - document["time"] < self.manager.max_age
         return document if fresh else None
 
     def _remember(self, file: Path, what: dict[str, Any]) -> None:
         try:
-            info.write(file, info.seal({"source_layer": self.name, "time": time.time(), **what}))
+            info.write(file, info.seal(self._origin.mark({"time": time.time(), **what})))
         except OSError as error:
             self.manager.failed("metadata", error)
 
@@ -124,7 +124,7 @@ class CachedLayer(Layer):
             self.folder(ref),
             lambda: self.parent.store(ref),
             self.manager,
-            layer=self.name,
+            origin=self._origin,
             where=f"layer {self.name!r}: {ref.path}",
             formats=self._formats,
         )

@@ -1,0 +1,176 @@
+"""One version of one array as it lies in the cache folder: opening it, beginning it, putting chunks into it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from copick import _cachecore
+from copick.cache import info
+from copick.cache.geometry import MAX_ENCODED_RATIO, Geometry, blosc, zarr_document
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from copick.cache.manager import CacheManager
+
+DOCUMENTS = ".zarr_info"
+"""File with the source's metadata documents of a group or array, beside `.cache_info`."""
+
+
+class Entry:
+    """An array that is cached, at least in part."""
+
+    def __init__(self, manager: CacheManager, native: _cachecore.Array, geometry: Geometry) -> None:
+        self._manager, self.native, self.geometry = manager, native, geometry
+        self.discarded = False  # its folder was found to be gone
+
+    @classmethod
+    def open(
+        cls, manager: CacheManager, folder: Path, origin: info.Origin, known: Entry | None = None
+    ) -> Entry | None:
+        """What is cached in `folder` from `origin` (`known`, if it is that); None if there is nothing that can be used."""
+        document = info.read(folder / info.FILE)
+        if document is None or not origin.owns(document):
+            return None
+        try:
+            array = document["array"]
+            if known is not None and known.native.id == array["id"]:
+                return known
+            geometry = Geometry.from_json(array["geometry"])
+            native = _cachecore.Array(
+                manager.native, array["id"], str(folder), geometry.shape, geometry.chunks, geometry.dtype,
+                geometry.fill, geometry.prefix, array["format"] == "encoded",
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            manager.failed("open", error)
+            return None
+        manager.register(native.id, folder, geometry)
+        return cls(manager, native, geometry)
+
+    @classmethod
+    def create(
+        cls,
+        manager: CacheManager,
+        folder: Path,
+        origin: info.Origin,
+        geometry: Geometry,
+        documents: dict[str, bytes | None],
+        path: str,
+        sample: npt.NDArray[Any],
+    ) -> Entry | None:
+        """Begin to cache the array at `path`; the first to do so decides, from some data of it, how chunks are kept.
+
+        Raises OSError. None if another version was begun meanwhile that cannot be used.
+        """
+        encoded = {"raw": False, "encoded": True, "auto": _compresses(sample, geometry)}[manager.disk_format]
+        stored = "encoded" if encoded else "raw"
+        with manager.exclusive(f"{folder}:create"):
+            entry = cls.open(manager, folder, origin)
+            if entry is not None and entry.geometry.same_data(geometry):  # another was faster
+                return entry
+            if folder.is_dir() and any(name != DOCUMENTS for name in os.listdir(folder)):
+                manager.remove(
+                    folder
+                )  # damaged, of another place, shape or version: no chunk of it can be trusted
+            name, document = zarr_document(geometry, documents, path, stored=stored)
+            info.write(folder / name, document)
+            item = {
+                "path": path,
+                "cached_at": info.timestamp(),
+                "array": {"id": secrets.randbits(62) + 1, "format": stored, "geometry": geometry.to_json()},
+            }
+            info.write(folder / info.FILE, info.seal(origin.mark(item)), keep_first=True)
+            return cls.open(manager, folder, origin)
+
+    def holds(self, origin: tuple[int, ...], extent: tuple[int, ...]) -> bool:
+        """Whether every chunk of a box is on disk."""
+        return all(self.native.contains(chunk) for chunk in self.native.inside(origin, extent))
+
+    def keep(self, data: npt.NDArray[Any], origin: tuple[int, ...]) -> None:
+        """Write the chunks that `data` at `origin` holds whole, as far as there is room. Failures are counted, not raised."""
+        if self.native.encoded:
+            for chunk in self.native.inside(origin, data.shape):
+                self._keep_encoded(chunk, data, origin)
+            return
+        chunks = self.native.inside(origin, data.shape)
+        size = self.native.chunk_bytes + _TRAILER
+        with self._manager.budget.reserve(size * len(chunks)) as room:
+            if room is None:
+                self._manager.count("bypassed")
+                return
+            replaced = {chunk for chunk in chunks if self.native.contains(chunk)}
+            error, written = self.native.insert_box(data, origin)
+            room.written = size * (len(written) - len(replaced.intersection(written)))
+            self._manager.inserted(self.native.id, written, size)
+        self._check(error)
+
+    def _keep_encoded(self, chunk: int, data: npt.NDArray[Any], origin: tuple[int, ...]) -> None:
+        whole = self.native.assemble(chunk, data, origin)
+        if whole is None:
+            return self._check(self.native.insert_absent(chunk))
+        encoded = codec_for(self.geometry.dtype).encode(whole)
+        self.native.keep(chunk, as_bytes(whole))
+        size = len(encoded) + _TRAILER
+        with self._manager.budget.reserve(size) as room:
+            if room is None:
+                return self._manager.count("bypassed")
+            error = self.native.insert(chunk, encoded)
+            if not error:
+                room.written = size
+                self._manager.inserted(self.native.id, [chunk], size)
+        return self._check(error)
+
+    def _check(self, error: int) -> None:
+        if error:
+            self._manager.failed("insert", error)
+        self.discarded = self.discarded or error == errno.ENOENT
+
+    def decode(self, chunk: int) -> npt.NDArray[Any] | None:
+        """A chunk that lies encoded on disk, decoded and kept in memory; None if there is none that can be used."""
+        payload = self.native.payload(chunk)
+        if payload is None:
+            return None
+        decoded = np.empty(self.geometry.chunks, self.geometry.dtype)
+        try:
+            codec_for(self.geometry.dtype).decode(payload, out=as_bytes(decoded))
+        except Exception as error:  # noqa: BLE001 (the checksum was right: written wrongly, or by another version)
+            self._manager.failed("decode", error)
+            self.native.remove(chunk)
+            return None
+        self._manager.count("decoded")
+        self.native.keep(chunk, as_bytes(decoded))
+        return decoded
+
+
+_TRAILER = 4  # bytes of the checksum behind a payload
+
+
+def as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The bytes of a C-ordered array, without a copy."""
+    return array.reshape(-1).view(np.uint8)
+
+
+def codec_for(dtype: np.dtype[Any]) -> Any:
+    """The codec of encoded entries."""
+    from numcodecs.registry import get_codec
+
+    return get_codec(blosc(dtype))
+
+
+def _compresses(data: npt.NDArray[Any], geometry: Geometry) -> bool:
+    """Whether to keep an array encoded, judged by a sample from the middle of some data.
+
+    Nothing but fill value tells nothing: then integers are taken for a mask, which compresses, and floats for a tomogram.
+    """
+    if data.flat[0:1].tobytes() == geometry.fill and data.tobytes() == geometry.fill * data.size:
+        return geometry.dtype.kind not in "fc"
+    middle = tuple(slice(max(0, size // 2 - 32), size // 2 + 32) for size in data.shape)
+    sample = np.ascontiguousarray(data[middle])
+    return bool(len(codec_for(geometry.dtype).encode(sample)) <= MAX_ENCODED_RATIO * sample.nbytes)

@@ -1,0 +1,71 @@
+"""Worker threads that never hold up the end of the interpreter.
+
+`concurrent.futures` joins its workers before any exit handler runs; with a source that hangs, leaving Python would take as long as
+the source's timeout. These threads are daemons; at the end they are given a moment and then left.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class DaemonPool(Executor):
+    """At most `threads` workers, started as work comes in."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._limit, self._name = threads, name
+        self._work: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._unfinished = 0
+        self._closed = False
+        self._mutex = threading.Lock()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._mutex:
+            if self._closed:
+                raise RuntimeError("the pool is closed")
+            self._unfinished += 1
+            self._work.put((future, partial(fn, *args, **kwargs)))
+            if self._unfinished > len(self._threads) < self._limit:
+                name = f"{self._name}-{len(self._threads)}"
+                thread = threading.Thread(target=self._run, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return future
+
+    def _run(self) -> None:
+        while (item := self._work.get()) is not None:
+            future, work = item
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:  # noqa: BLE001 (it belongs to whoever waits)
+                    future.set_exception(error)
+            del item, future, work  # they hold a whole chunk
+            with self._mutex:
+                self._unfinished -= 1
+
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> None:
+        """End the threads; one that is still at work after `timeout` seconds is left to it."""
+        with self._mutex:
+            self._closed = True
+            if cancel_futures:
+                while not self._work.empty():
+                    if (item := self._work.get()) is not None:
+                        item[0].cancel()
+            for _ in self._threads:
+                self._work.put(None)
+        end = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads if wait else ():
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
