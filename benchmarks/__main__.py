@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -85,7 +86,7 @@ def main() -> None:
         today = datetime.date.today().isoformat()
         path = RESULTS / f"{today}-{report.slug()}.json"
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     began = time.perf_counter()
     rows: list[report.Row] = []
     with tempfile.TemporaryDirectory(prefix="copick-bench-", ignore_cleanup_errors=True) as folder:

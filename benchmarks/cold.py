@@ -123,11 +123,12 @@ def fetch_and_decode(url: str, place: Place) -> Any:
         if not hasattr(connected, "http"):
             connected.http = http.client.HTTPConnection(address.hostname or "", address.port)
             connected.chunk = np.empty((edge,) * 3, np.float32)
+            connected.payload = bytearray(connected.chunk.nbytes + 4096)
         connected.http.request("GET", f"/{volume.key}/{LEVEL}/" + "/".join(map(str, at)))
         answer = connected.http.getresponse()
-        payload = answer.read()
-        if answer.status != 200:
-            raise RuntimeError(f"status {answer.status} for chunk {at}")
+        payload = memoryview(connected.payload)[: answer.length]
+        if answer.status != 200 or answer.readinto(payload) != len(payload):
+            raise RuntimeError(f"status {answer.status} for chunk {at}, or too few bytes")
         codec.decode(payload, out=connected.chunk)
         corner = [index * edge for index in at]
         target = result[tuple(slice(first, first + edge) for first in corner)]

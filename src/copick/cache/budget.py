@@ -129,7 +129,11 @@ class Budget:
         """Add to the shared number; counts the files first if nobody knows it. Raises OSError."""
         with self._books:
             self._reserved += reserving
-            totals = self._usage.add(size)
+            try:
+                totals = self._usage.add(size)
+            except OSError:
+                self._reserved -= reserving
+                raise
             if totals is None:
                 with self._locks.hold(_COUNT_LOCK, timeout=30):
                     totals = self._usage.add(size)  # another process may have counted meanwhile

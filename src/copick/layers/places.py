@@ -229,21 +229,24 @@ class RemotePlace:
     def missing_root(self, read_only: bool) -> str | None:
         if self.protocol in {"s3", "s3a"}:
             bucket, _, prefix = self.root.partition("/")
-            try:
-                # One key is enough to know. A new project in an existing bucket has none yet.
-                self.fs.info(self.root if read_only else bucket)
-            except FileNotFoundError:
-                return (
-                    f"there is nothing under {prefix!r}"
-                    if read_only and prefix
-                    else f"there is no bucket {bucket!r}"
-                )
-            return None
+            # One key is enough to know. A new project in an existing bucket has none yet.
+            if read_only and self._is_known(self.root):
+                return None
+            if not self._is_known(bucket):
+                return f"there is no bucket {bucket!r}"
+            return f"there is nothing under {prefix!r}" if read_only and prefix else None
         if self.protocol == "memory":
             return None
         if (read_only or self.is_http) and not self.has_folder(""):
             return "there is no such directory"
         return None
+
+    def _is_known(self, path: str) -> bool:
+        try:
+            self.fs.info(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def forget(self) -> None:
         if self._open is not None:
