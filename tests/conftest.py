@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from projects import VOLUME, alone, opened
@@ -77,3 +79,22 @@ def tomogram(run: CopickRun) -> CopickTomogram:
     assert spacing is not None
     (found,) = spacing.tomograms
     return found
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a tomogram (8, 8, 8) in each zarr format, and picks. Not to be changed."""
+    folder = tmp_path_factory.mktemp("original")
+    run = alone(folder).new_run("TS_1")
+    spacing = run.new_voxel_spacing(10)
+    noise = np.random.default_rng(0).normal(size=(8, 8, 8))
+    spacing.new_tomogram("wbp").from_numpy(noise, levels=1)
+    spacing.new_tomogram("v3").from_numpy(noise, levels=1, zarr_format=3)
+    run.new_picks("ribosome", "0", "tool").from_numpy([[1, 2, 3]])
+    return folder
+
+
+@pytest.fixture
+def archive(original: Path, tmp_path: Path) -> Path:
+    """A copy of `original` that a test may damage."""
+    return shutil.copytree(original, tmp_path / "archive")
