@@ -4,11 +4,13 @@ Reading goes from the top down:
 
     array.py    CachedArray: a region is copied out of cached chunks by the native core; what is missing is fetched
     store.py    CachingZarrStore: the same chunks as a zarr store
-    source.py   the array at its source, with its metadata fetched once
+    entry.py    one version of one array on disk: opened, begun, chunks put into it
+    source.py   the array at its source, with its metadata fetched once; decode.py: its chunks into recycled memory
     geometry.py how a source array is divided into cached chunks, and the metadata that describes them to zarr
-    manager.py  CacheManager: the folder of one cache: budget, eviction, warnings, statistics
+    manager.py  CacheManager: the folder of one cache, fetching once, warnings, statistics
+    budget.py   how full the folder is, and what goes when it is too full
     journal.py  entries.db: what lies in the folder and when it was used; a hint that can be lost
-    locks.py    locks between processes; info.py: `.cache_info` files
+    locks.py    locks between processes; pool.py: worker threads; info.py: `.cache_info` files
 
 A failure of the cache never reaches a reader: it is counted, logged once, and the data comes from the source.
 """

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,25 +39,6 @@ class Origin:
 
     def owns(self, document: dict[str, Any]) -> bool:
         return document.get("place") == self.place
-
-
-@dataclass(frozen=True)
-class CacheInfo:
-    """What is known of one cached item. Times are UTC."""
-
-    source_layer: str
-    cached_at: datetime
-    last_accessed: datetime
-    expires_at: datetime | None
-    size_bytes: int
-    is_complete: bool
-    etag: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            key: value.isoformat() if isinstance(value, datetime) else value
-            for key, value in asdict(self).items()
-        }
 
 
 def timestamp(seconds: float | None = None) -> str:
