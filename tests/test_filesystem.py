@@ -17,7 +17,8 @@ from copick.config import CopickConfigFS
 from copick.errors import ConfigError, LayerError, NotFoundError
 from copick.kinds import PICKS, RUN, TOMOGRAM, VOXEL_SPACING, Ref
 from copick.layers.filesystem import FilesystemLayer
-from copick.layers.places import local_path, with_timeouts
+from copick.layers.places import local_path
+from copick.layers.protocols import with_timeouts
 from copick.testing.http_server import FolderServer
 from copick.testing.layers import keys, mask, picks, run, spacing, tomogram
 

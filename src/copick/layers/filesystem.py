@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from copick.errors import ConfigError, CopickError, FormatError, LayerError, NotFoundError
 from copick.kinds import Kind, Ref, check_name
 from copick.layers.layer import Layer
-from copick.layers.places import LocalPlace, Place, RemotePlace, filesystem_class
+from copick.layers.places import LocalPlace, Place, RemotePlace
+from copick.layers.protocols import filesystem_class
 from copick.util.urls import secrets_in, shown_url, without
 
 if TYPE_CHECKING:
@@ -216,12 +217,15 @@ class FilesystemLayer(Layer):
         """What to tell the user of a failure at a path (and a key of the zarr store there)."""
         if isinstance(error, CopickError):
             return error
+        self.place.failed(error)
         where = "/".join(filter(None, (self._shown, path, key)))
         cause = without(_cause(error), secrets_in(self.config.root, self.config.fs_args))
         return LayerError(f"layer {self.name!r}: {where} failed: {cause}; {self._advice(error)}")
 
     def _advice(self, error: BaseException) -> str:
         text = f"{type(error).__name__} {getattr(error, 'status', '')} {error}"
+        if "HostKey" in text:
+            return "connect once with ssh to trust the server, or state known_hosts in fs_args (null trusts any server)"
         if "Credentials" in text:
             return 'state credentials in fs_args, or {"anon": true} for a public bucket'
         if isinstance(error, PermissionError) or any(

@@ -7,6 +7,7 @@ every other failure is its layer's to explain.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import re
@@ -18,12 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
-from copick.errors import ConfigError
-from copick.util.words import nearest
+from copick.layers.protocols import OBJECT_STORES, filesystem_class, with_timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from zarr.abc.store import Store
 
 
@@ -52,6 +50,9 @@ class Place(Protocol):
 
     def forget(self) -> None:
         """Drop listings that were remembered."""
+
+    def failed(self, error: Exception) -> None:
+        """Told of every failure."""
 
 
 class LocalPlace:
@@ -118,6 +119,17 @@ class LocalPlace:
     def forget(self) -> None:
         pass
 
+    def failed(self, error: Exception) -> None:
+        pass
+
+
+_RENAMES = {"ssh", "sftp"}
+"""Protocols that write into the file itself, and rename atomically."""
+_CONNECTED = {"ssh", "sftp"}
+"""Protocols with one connection that all requests share."""
+_LOST = {"ConnectionLost", "DisconnectError", "ChannelOpenError", "SFTPConnectionLost", "SFTPNoConnection"}
+"""What asyncssh raises when that is no more."""
+
 
 class RemotePlace:
     """A directory of any fsspec filesystem."""
@@ -166,6 +178,8 @@ class RemotePlace:
         for item in listed:
             full, is_folder = str(item["name"]), item["type"] == "directory"
             name = _name_in(full, folder) if self.is_http else full.rstrip("/").rpartition("/")[2]
+            if item["type"] == "link":  # what counts is what it points to, as in a local directory
+                is_folder = self.has_folder(f"{path}/{name}" if path else name)
             if name:
                 found.append(Entry(name, is_folder))
         if len(listed) == 1 and str(listed[0]["name"]) == folder and listed[0]["type"] == "file":
@@ -200,11 +214,22 @@ class RemotePlace:
     def write(self, path: str, content: bytes) -> None:
         target = self._at(path)
         self._make_parent(target)
-        self.fs.pipe_file(target, content)
+        if self.protocol in _RENAMES:
+            folder = target.rpartition("/")[0]
+            temporary = f"{folder}/.copick-{secrets.token_hex(8)}.tmp"
+            try:
+                self.fs.pipe_file(temporary, content)
+                self.fs.mv(temporary, target)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self.fs.rm_file(temporary)
+                raise
+        else:
+            self.fs.pipe_file(target, content)
         self.forget()
 
     def _make_parent(self, target: str) -> None:
-        if self.protocol not in {"s3", "s3a", "gs", "gcs", "abfs", "az"}:  # these have no directories to make
+        if self.protocol not in OBJECT_STORES:  # these have no directories to make
             self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
 
     def make_folder(self, path: str) -> None:
@@ -219,7 +244,7 @@ class RemotePlace:
         from zarr.storage import FsspecStore
 
         if self.fs.async_impl:
-            fs: Any = OnItsOwnLoop(self.fs)
+            fs: Any = OnItsOwnLoop(self)
         else:
             from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
@@ -252,6 +277,14 @@ class RemotePlace:
         if self._open is not None:
             self.fs.invalidate_cache()
 
+    def failed(self, error: Exception) -> None:
+        """After a failure: a connection that is lost is opened anew when it is next needed."""
+        names = {base.__name__ for base in type(error).__mro__}
+        if self.protocol in _CONNECTED and (
+            isinstance(error, ConnectionError | TimeoutError | EOFError) or names & _LOST
+        ):
+            self._open = None
+
 
 _connected: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _inherited: list[Any] = []
@@ -279,26 +312,30 @@ class OnItsOwnLoop:
     async_impl = True
     asynchronous = True
 
-    def __init__(self, fs: Any) -> None:
-        self._fs = fs
+    def __init__(self, place: RemotePlace) -> None:
+        self._place = place  # not its filesystem: that changes with the process, and after a lost connection
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OnItsOwnLoop, (self._fs,)
+        return OnItsOwnLoop, (self._place,)
+
+    def _key(self) -> tuple[str, str]:
+        return self._place.url, repr(self._place.fs_args)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, OnItsOwnLoop) and self._fs == other._fs
+        return isinstance(other, OnItsOwnLoop) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash(self._fs)
+        return hash(self._key())
 
     def __getattr__(self, name: str) -> Any:
-        member = getattr(self._fs, name)
+        fs = self._place.fs
+        member = getattr(fs, name)
         if not inspect.iscoroutinefunction(member):
             return member
 
         async def run(*args: Any, **kwargs: Any) -> Any:
             return await asyncio.wrap_future(
-                asyncio.run_coroutine_threadsafe(member(*args, **kwargs), self._fs.loop)
+                asyncio.run_coroutine_threadsafe(member(*args, **kwargs), fs.loop)
             )
 
         return run
@@ -322,64 +359,3 @@ def _name_in(url: str, folder: str) -> str:
     inside = unquote(there)[len(here) + 1 :].rstrip("/")
     name = unquote(name)
     return name if inside == name and "/" not in name else ""
-
-
-def filesystem_class(protocol: str) -> Any:
-    """The fsspec class of a protocol. Raises ConfigError saying what to install or what the protocols are."""
-    from fsspec import get_filesystem_class
-    from fsspec.registry import available_protocols
-
-    try:
-        return get_filesystem_class(protocol)
-    except ValueError:
-        hint = nearest(protocol, available_protocols())
-        raise ConfigError(f"there is no file system {protocol!r}{hint}") from None
-    except ImportError as error:
-        extra = {
-            "s3": "s3",
-            "s3a": "s3",
-            "http": "http",
-            "https": "http",
-            "ssh": "ssh",
-            "sftp": "ssh",
-            "smb": "smb",
-        }
-        hint = f'; try: pip install "copick[{extra[protocol]}]"' if protocol in extra else ""
-        raise ConfigError(f"{protocol}:// needs a package that is not installed ({error}){hint}") from error
-
-
-def _http_options(options: dict[str, Any], timeout_s: float) -> None:
-    import aiohttp
-
-    client = options.get("client_kwargs") or {}
-    if "timeout" not in client:
-        limit = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
-        options["client_kwargs"] = {**client, "timeout": limit}
-
-
-def _s3_options(options: dict[str, Any], timeout_s: float) -> None:
-    given = options.get("config_kwargs") or {}
-    limits = {
-        "connect_timeout": timeout_s,
-        "read_timeout": timeout_s,
-        "retries": {"max_attempts": 2, "mode": "standard"},
-    }
-    options["config_kwargs"] = {**limits, **given}
-    # Above 1, s3fs asks for the size of every file before it reads it: two requests for each chunk.
-    options.setdefault("max_concurrency", 1)
-
-
-_OPTIONS: dict[str, Callable[[dict[str, Any], float], None]] = {
-    "http": _http_options,
-    "https": _http_options,
-    "s3": _s3_options,
-    "s3a": _s3_options,
-}
-
-
-def with_timeouts(protocol: str, fs_args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    """`fs_args` with time limits, unless the user stated some. fsspec waits for ever by default."""
-    options = dict(fs_args)
-    if protocol in _OPTIONS:
-        _OPTIONS[protocol](options, timeout_s)
-    return options
