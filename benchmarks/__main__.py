@@ -75,7 +75,7 @@ def main() -> None:
         prog="python -m benchmarks", description="Measure copick beside its peers."
     )
     parser.add_argument(
-        "--quick", action="store_true", help="tiny, in seconds: shows that the benchmarks work"
+        "--quick", action="store_true", help="tiny, within a minute: shows that the benchmarks work"
     )
     parser.add_argument("--only", action="append", choices=list(ROWS), help="this row (may be repeated)")
     parser.add_argument("--json", type=Path, help="where to write the results (default: benchmarks/results/)")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 KEPT = 32
-"""Results that a prefetching loader keeps alive."""
+"""Results kept alive: the last so many (a loader that prefetches), or collected and dropped together (one that makes batches)."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,23 @@ class NumpyKept(NumpyFresh):
         self._kept.clear()
 
 
+class NumpyCollected(NumpyFresh):
+    name = f"numpy copy, {KEPT} at a time"
+
+    def setup(self, place: Place, patch: int) -> None:
+        super().setup(place, patch)
+        self._batch: list[Any] = []
+
+    def read(self, box: Box) -> Any:
+        if len(self._batch) == KEPT:
+            self._batch.clear()
+        self._batch.append(super().read(box))
+        return self._batch[-1]
+
+    def close(self) -> None:
+        self._batch.clear()
+
+
 class CopickFresh(Contender):
     name = "copick numpy()"
     keeps = True
@@ -138,6 +155,24 @@ class CopickKept(CopickFresh):
 
     def close(self) -> None:
         self._kept.clear()
+
+
+class CopickCollected(CopickFresh):
+    name = f"copick numpy(), {KEPT} at a time"
+    keeps = False  # the cache is that of the one above
+
+    def setup(self, place: Place, patch: int) -> None:
+        super().setup(place, patch)
+        self._batch: list[Any] = []
+
+    def read(self, box: Box) -> Any:
+        if len(self._batch) == KEPT:
+            self._batch.clear()
+        self._batch.append(super().read(box))
+        return self._batch[-1]
+
+    def close(self) -> None:
+        self._batch.clear()
 
 
 class CopickZarr(Contender):
