@@ -118,14 +118,14 @@ class CachedArray(ArrayBase):
         entry = self._entry
         return None if entry is None else entry.native.block(index)
 
-    def chunk(self, index: int) -> Any | None:
-        """The decoded bytes of one cached chunk in C order (buffer protocol), None if it is all fill value.
+    def chunk(self, index: int) -> Any:
+        """The decoded bytes of one cached chunk in C order (buffer protocol).
 
         Edge chunks are whole: what lies outside the array is fill value.
         """
         block = self.held(index)
-        if block is not None:
-            return block if len(block) else None
+        if block is not None and len(block):
+            return block
         at = np.unravel_index(index, grid(self.shape, self.chunks)) if self.shape else ()
         corner = [int(i) * c for i, c in zip(at, self.chunks, strict=True)]
         whole = np.empty(self.chunks, self.dtype)
@@ -134,8 +134,9 @@ class CachedArray(ArrayBase):
             slice(first, min(first + c, n))
             for first, c, n in zip(corner, self.chunks, self.shape, strict=True)
         ]
-        part = self.read(inside)
-        whole[tuple(slice(0, n) for n in part.shape)] = part
+        if block is None:
+            part = self.read(inside)
+            whole[tuple(slice(0, n) for n in part.shape)] = part
         return as_bytes(whole)
 
     def chunk_names(self, at_source: Callable[[str], bool]) -> Iterator[str]:

@@ -112,12 +112,12 @@ def chunk_name(geometry: Geometry, chunk: int) -> str:
 
 def chunk_index(geometry: Geometry, name: str) -> int | None:
     """The chunk that a file holds; None if the file is no chunk."""
+    if not geometry.shape:
+        return 0 if name == chunk_name(geometry, 0) else None
     if not name.startswith(geometry.prefix):
         return None
     parts = name[len(geometry.prefix) :].split("/")
     across = grid(geometry.shape, geometry.chunks)
-    if not geometry.shape:
-        return 0 if name == chunk_name(geometry, 0) else None
     if len(parts) != len(across) or not all(part.isdigit() for part in parts):
         return None
     at = tuple(map(int, parts))

@@ -215,13 +215,15 @@ class CachingZarrStore(MappingCalls):
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """The keys under `prefix`: the source's, with each of its chunks replaced by the cached chunks that hold its data."""
-        there = {key async for key in self.parent_store.list_prefix(prefix)}
-        arrays = {key.rpartition("/")[0] for key in there if key.endswith((".zarray", "zarr.json"))}
         if prefix and not _inside(prefix.rstrip("/")):
             return
-        if prefix:
-            arrays |= {path for path, _ in self._places(prefix)}
         wait = asyncio.get_running_loop().run_in_executor
+        start = prefix
+        for path, _ in self._places(prefix):
+            if await wait(self.cache_manager.waiters, self._is_array, path):
+                start = f"{path}/" if path else ""  # the source names and divides the chunks in its own way
+        there = {key async for key in self.parent_store.list_prefix(start)}
+        arrays = {key.rpartition("/")[0] for key in there if key.endswith((".zarray", "zarr.json"))}
         keys = {key for key in there if key.rpartition("/")[2] in _METADATA}
         for path in sorted(arrays):
             keys |= await wait(self.cache_manager.waiters, self._chunk_keys, path, there)
@@ -231,8 +233,11 @@ class CachingZarrStore(MappingCalls):
 
     def _chunk_keys(self, path: str, there: AbstractSet[str]) -> AbstractSet[str]:
         """The keys of the cached chunks of an array whose source chunks are `there`."""
-        if not self._is_array(path) or (array := self._cached(path)) is None:
+        if not self._is_array(path):
             return set()
+        array = self._cached(path)
+        if array is None:  # zarr reads the source's chunks
+            return {key for key in there if not path or key.startswith(f"{path}/")}
         return {join(path, name) for name in array.chunk_names(lambda key: join(path, key) in there)}
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
