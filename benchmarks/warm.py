@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import contenders as who
-from benchmarks.contenders import set_up
+from benchmarks.contenders import native_array, set_up
 from benchmarks.measure import race, ratio
 from benchmarks.report import Row
-from benchmarks.workloads import LEVEL, boxes, corners
+from benchmarks.workloads import boxes, corners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from benchmarks.__main__ import Bench
     from benchmarks.contenders import Place
-    from benchmarks.workloads import Scale
 
 SINGLE = (
     who.NumpyFresh, who.NumpyReused, who.NumpyKept, who.NumpyCollected, who.CopickFresh, who.CopickReused, who.CopickKept,
@@ -80,14 +79,15 @@ def batch(bench: Bench) -> Iterator[Row]:
     """Many patches at once, by one thread and by all; and what the machine's memory can give to one and to two threads."""
     stream = _Stream(STREAM_BYTES if bench.scale.patch > 48 else STREAM_BYTES >> 8)
     for place in bench.places():
-        yield _batch(bench.scale, place, stream)
+        yield _batch(bench, place, stream)
 
 
-def _batch(scale: Scale, place: Place, stream: _Stream) -> Row:
+def _batch(bench: Bench, place: Place, stream: _Stream) -> Row:
+    scale = bench.scale
     size = (scale.patch,) * 3
     tomogram = place.tomogram
     tomogram.numpy()
-    array: Any = tomogram.array(LEVEL)
+    array = native_array(place, bench.folder / f"native-{place.volume.chunk}")
     out = np.zeros((scale.batch, *size), np.float32)
     pool = ThreadPoolExecutor(THREADS)
 
@@ -98,7 +98,7 @@ def _batch(scale: Scale, place: Place, stream: _Stream) -> Row:
 
     def native(starts: npt.NDArray[np.int64], threads: int) -> None:
         # The number of threads is not part of the public API.
-        _, lacking = array._native.patches(starts, size, out, threads)
+        _, lacking = array.patches(starts, size, out, threads)
         if lacking:
             raise RuntimeError("the cache is not warm")
 
