@@ -42,7 +42,7 @@ class SourceStore(Store):
         super().__init__(read_only=True)
         self._parent, self._known = parent, known
         self._indexes: OrderedDict[tuple[str, int], Buffer | None] = OrderedDict()
-        self._mutex = threading.Lock()
+        self._asked: dict[tuple[str, int], asyncio.Future[Buffer | None]] = {}  # indexes under way
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SourceStore) and self._parent == other._parent
@@ -56,15 +56,22 @@ class SourceStore(Store):
         if not isinstance(byte_range, SuffixByteRequest):
             return await self._parent.get(key, prototype, byte_range)
         # Only the sharding codec asks for the end of a file: the index of the shard, needed for each of its chunks.
+        # Zarr runs all of this on one event loop, so that nothing else happens between two awaits.
         at = (key, byte_range.suffix)
-        with self._mutex:
-            if at in self._indexes:
-                return self._indexes[at]
-        index = await self._parent.get(key, prototype, byte_range)
-        with self._mutex:
-            self._indexes[at] = index
-            while len(self._indexes) > _SHARD_INDEXES:
-                self._indexes.popitem(last=False)
+        if at in self._indexes:
+            return self._indexes[at]
+        if at not in self._asked:
+            self._asked[at] = asyncio.ensure_future(self._index(at, prototype))
+        return await asyncio.shield(self._asked[at])
+
+    async def _index(self, at: tuple[str, int], prototype: BufferPrototype) -> Buffer | None:
+        try:
+            index = await self._parent.get(at[0], prototype, SuffixByteRequest(at[1]))
+        finally:
+            del self._asked[at]
+        self._indexes[at] = index
+        while len(self._indexes) > _SHARD_INDEXES:
+            self._indexes.popitem(last=False)
         return index
 
     async def get_partial_values(
