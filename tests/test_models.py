@@ -233,7 +233,7 @@ def test_filters_of_segmentations(run: CopickRun) -> None:
 def test_unknown_filters_are_told_in_the_log(run: CopickRun, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "copick"):
         assert len(run.get_picks(users="me")) == 1
-    assert "unknown filter 'users' is ignored (did you mean 'user_id'?)" in caplog.text
+    assert "unknown argument 'users' is ignored (did you mean 'user_id'?)" in caplog.text
 
 
 def test_user_and_tool(root: CopickRoot, run: CopickRun) -> None:

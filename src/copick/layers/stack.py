@@ -184,7 +184,9 @@ class LayerStack(Layer):
             stack._holding.clear()
         kept = [layer.name for layer in holding if layer.read_only]
         if kept:
-            raise ReadOnlyError(f"{ref} is still in layer(s) {', '.join(kept)}, which are read-only")
+            removed = [layer.name for layer in holding if not layer.read_only]
+            done = f"was removed from {', '.join(removed)}, but" if removed else "was not removed: it"
+            raise ReadOnlyError(f"{ref} {done} is still in layer(s) {', '.join(kept)}, which are read-only")
 
     def _forget(self, ref: Ref) -> None:
         """What we knew about `ref` and its ancestors is no longer true: a write may have made them appear."""

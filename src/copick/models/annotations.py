@@ -25,20 +25,24 @@ class Annotation(Entity):
 
     @property
     def user_id(self) -> str:
+        """Who made it: a person or a tool."""
         user: str = self.meta.user_id
         return user
 
     @property
     def session_id(self) -> str:
+        """In which session; "0" = by a tool."""
         session: str = self.meta.session_id
         return session
 
     @property
     def from_tool(self) -> bool:
+        """Whether a tool made it: session "0"."""
         return self.session_id == TOOL_SESSION
 
     @property
     def from_user(self) -> bool:
+        """Whether a person made it: any other session."""
         return not self.from_tool
 
 
@@ -57,15 +61,18 @@ class CopickPicks(Annotation):
 
     @property
     def run(self) -> CopickRun:
+        """The run it belongs to."""
         run: CopickRun = self.parent  # type: ignore[assignment]
         return run
 
     @property
     def pickable_object_name(self) -> str:
+        """Name of the object that was picked."""
         return self.meta.pickable_object_name
 
     @property
     def trust_orientation(self) -> bool:
+        """Whether the rotations of the points mean something."""
         return self.meta.trust_orientation
 
     @property
@@ -142,9 +149,11 @@ class CopickPicks(Annotation):
         return moved
 
     def instance_ids(self) -> npt.NDArray[np.int64]:
+        """(N,): which instance each point belongs to."""
         return np.array([p.instance_id for p in self.points], dtype=np.int64)
 
     def scores(self) -> npt.NDArray[np.float64]:
+        """(N,): how sure each point is."""
         return np.array([p.score for p in self.points], dtype=np.float64)
 
     def from_numpy(

@@ -202,7 +202,9 @@ class Entity(Node):
         try:
             self.layer.delete(self._ref)
         except ReadOnlyError:
-            self.parent._forget_kind(self.kind)  # another layer may serve it now
+            self.parent._forget_kind(self.kind)  # another layer may serve it now, and less may be below it
+            for memory in (self._children, self._alone, self._twins):
+                memory.clear()
             raise
         self.parent._drop(self)
 
@@ -242,8 +244,7 @@ def select(children: Iterable[E], unknown: Mapping[str, object], **wanted: Any) 
         unknown: Keywords the caller was given that mean nothing here. copick 1.x ignores them, so they only
             cost a line in the log.
     """
-    for name in unknown:
-        logger.warning("unknown filter %r is ignored%s", name, nearest(name, list(wanted)))
+    note_ignored(unknown, *wanted)
     filters = {name: allowed(value) for name, value in wanted.items() if value is not None}
     if not filters:
         return list(children)
@@ -253,6 +254,13 @@ def select(children: Iterable[E], unknown: Mapping[str, object], **wanted: Any) 
         if all(values[name] in accepted for name, accepted in filters.items()):
             found.append(child)
     return found
+
+
+def note_ignored(unknown: Mapping[str, object], *known: str) -> None:
+    """A line in the log for each keyword that means nothing: a misspelt `layers` must not pass unseen."""
+    for name in unknown:
+        hint = nearest(name, ["layers", "exist_ok", *known])
+        logger.warning("unknown argument %r is ignored%s", name, hint)
 
 
 def allowed(value: Any) -> set[Any]:

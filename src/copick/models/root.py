@@ -11,7 +11,7 @@ from copick.config import read_config
 from copick.errors import AlreadyExistsError, ConfigError
 from copick.kinds import RUN
 from copick.meta import CopickRunMeta, PickableObject
-from copick.models.entity import Layers, Node, remembered
+from copick.models.entity import Layers, Node, note_ignored, remembered
 from copick.models.run import CopickRun
 from copick.util.escape import sanitize_name
 
@@ -27,16 +27,55 @@ class CopickObject:
     def __init__(self, root: CopickRoot, meta: PickableObject) -> None:
         self.root, self.meta = root, meta
 
-    name = property(lambda self: self.meta.name)
-    is_particle = property(lambda self: self.meta.is_particle)
-    label = property(lambda self: self.meta.label)
-    color = property(lambda self: self.meta.color)
-    emdb_id = property(lambda self: self.meta.emdb_id)
-    pdb_id = property(lambda self: self.meta.pdb_id)
-    identifier = property(lambda self: self.meta.identifier)
-    map_threshold = property(lambda self: self.meta.map_threshold)
-    radius = property(lambda self: self.meta.radius, doc="In ångström.")
-    metadata = property(lambda self: self.meta.metadata)
+    @property
+    def name(self) -> str:
+        """Its name, unique in the project."""
+        return self.meta.name
+
+    @property
+    def is_particle(self) -> bool:
+        """Found as points (True) or as a region (False)."""
+        return self.meta.is_particle
+
+    @property
+    def label(self) -> int | None:
+        """Its value in multilabel segmentations."""
+        return self.meta.label
+
+    @property
+    def color(self) -> tuple[int, int, int, int]:
+        """Red, green, blue, opacity: 0 to 255."""
+        return self.meta.color
+
+    @property
+    def emdb_id(self) -> str | None:
+        """Of its density map in the EMDB."""
+        return self.meta.emdb_id
+
+    @property
+    def pdb_id(self) -> str | None:
+        """Of its model in the PDB."""
+        return self.meta.pdb_id
+
+    @property
+    def identifier(self) -> str | None:
+        """Accession in an ontology or database, for example GO:0022626."""
+        return self.meta.identifier
+
+    @property
+    def map_threshold(self) -> float | None:
+        """Where to contour the density map."""
+        return self.meta.map_threshold
+
+    @property
+    def radius(self) -> float | None:
+        """In ångström."""
+        return self.meta.radius
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Whatever else the project says of it."""
+        return self.meta.metadata
 
     def __repr__(self) -> str:
         what = "particle" if self.is_particle else "region"
@@ -74,6 +113,7 @@ class CopickRoot(Node):
 
     @property
     def user_id(self) -> str | None:
+        """Who annotates: the default of `new_picks` and `new_segmentation`."""
         return self.config.user_id
 
     @user_id.setter
@@ -82,6 +122,7 @@ class CopickRoot(Node):
 
     @property
     def session_id(self) -> str | None:
+        """As the config states it; no default of anything."""
         return self.config.session_id
 
     @session_id.setter
@@ -94,24 +135,30 @@ class CopickRoot(Node):
 
     @property
     def runs(self) -> list[CopickRun]:
+        """The runs of all layers, by name; listed once (see `refresh`)."""
         return list(self._list(CopickRun))
 
     def query(self, *, layers: Layers = None) -> list[CopickRun]:
         """The runs, asked for now."""
         return self.on(layers)._query(CopickRun)
 
-    def get_run(self, name: str, *, layers: Layers = None, **_: object) -> CopickRun | None:
+    def get_run(self, name: str, *, layers: Layers = None, **unknown: object) -> CopickRun | None:
         """The run of that name, or None."""
+        note_ignored(unknown)
         return self.on(layers)._find(CopickRun, CopickRunMeta.of(name=name))
 
-    def new_run(self, name: str, exist_ok: bool = False, *, layers: Layers = None, **_: object) -> CopickRun:
+    def new_run(
+        self, name: str, exist_ok: bool = False, *, layers: Layers = None, **unknown: object
+    ) -> CopickRun:
         """Create a run. Raises AlreadyExistsError (a ValueError) unless `exist_ok`."""
+        note_ignored(unknown)
         return self._new(CopickRun, CopickRunMeta.of(name=name), exist_ok, layers)
 
     # Objects
 
     @property
     def pickable_objects(self) -> list[CopickObject]:
+        """What is looked for in the project's tomograms, in the order of the config."""
         if self._objects is None:
             self._objects = self._query_objects()
         return list(self._objects)
@@ -120,6 +167,7 @@ class CopickRoot(Node):
         return [CopickObject(self, meta) for meta in self.config.pickable_objects]
 
     def get_object(self, name: str) -> CopickObject | None:
+        """The object of that name, or None."""
         return next((item for item in self.pickable_objects if item.name == name), None)
 
     def new_object(

@@ -13,7 +13,7 @@ from copick.meta import (
     CopickVoxelSpacingMeta,
 )
 from copick.models.annotations import CopickPicks
-from copick.models.entity import Entity, Layers, remembered, select
+from copick.models.entity import Entity, Layers, note_ignored, remembered, select
 from copick.models.spacing import CopickVoxelSpacing
 from copick.models.volumes import CopickSegmentation
 from copick.util.escape import sanitize_name
@@ -40,11 +40,13 @@ class CopickRun(Entity):
 
     @property
     def root(self) -> CopickRoot:
+        """The project."""
         root: CopickRoot = self.parent  # type: ignore[assignment]
         return root
 
     @property
     def name(self) -> str:
+        """Its name, unique in the project."""
         return self.meta.name
 
     # Voxel spacings
@@ -53,15 +55,18 @@ class CopickRun(Entity):
 
     @property
     def voxel_spacings(self) -> list[CopickVoxelSpacing]:
+        """The voxel spacings of all layers, by size; listed once (see `refresh_voxel_spacings`)."""
         return list(self._list(CopickVoxelSpacing))
 
     def query_voxelspacings(self, *, layers: Layers = None) -> list[CopickVoxelSpacing]:
+        """The voxel spacings, asked for now."""
         return self.on(layers)._query(CopickVoxelSpacing)
 
     def get_voxel_spacing(
-        self, voxel_size: float, *, layers: Layers = None, **_: object
+        self, voxel_size: float, *, layers: Layers = None, **unknown: object
     ) -> CopickVoxelSpacing | None:
         """The voxel spacing of that size in ångström (to three decimals), or None."""
+        note_ignored(unknown)
         try:
             meta = CopickVoxelSpacingMeta.of(voxel_size=_voxel_size(voxel_size))
         except FormatError:  # not a voxel size: nothing has it
@@ -69,13 +74,15 @@ class CopickRun(Entity):
         return self.on(layers)._find(CopickVoxelSpacing, meta)
 
     def new_voxel_spacing(
-        self, voxel_size: float, exist_ok: bool = False, *, layers: Layers = None, **_: object
+        self, voxel_size: float, exist_ok: bool = False, *, layers: Layers = None, **unknown: object
     ) -> CopickVoxelSpacing:
         """Create a voxel spacing, in ångström."""
+        note_ignored(unknown)
         meta = CopickVoxelSpacingMeta.of(voxel_size=_voxel_size(voxel_size))
         return self._new(CopickVoxelSpacing, meta, exist_ok, layers)
 
     def refresh_voxel_spacings(self) -> None:
+        """Forget the list; it is asked for again when it is next needed."""
         self._refresh_kind(VOXEL_SPACING)
 
     # Picks
@@ -84,9 +91,11 @@ class CopickRun(Entity):
 
     @property
     def picks(self) -> list[CopickPicks]:
+        """The picks of all layers; listed once (see `refresh_picks`)."""
         return list(self._list(CopickPicks))
 
     def query_picks(self, *, layers: Layers = None) -> list[CopickPicks]:
+        """The picks, asked for now."""
         return self.on(layers)._query(CopickPicks)
 
     def get_picks(
@@ -125,12 +134,15 @@ class CopickRun(Entity):
         return self._new(CopickPicks, meta, exist_ok, layers)
 
     def user_picks(self) -> list[CopickPicks]:
+        """Those of the project's user; if it states none, those that no tool made."""
         return self._by_user(self.picks)
 
     def tool_picks(self) -> list[CopickPicks]:
+        """Those that a tool made: session "0"."""
         return [item for item in self.picks if item.from_tool]
 
     def refresh_picks(self) -> None:
+        """Forget the list; it is asked for again when it is next needed."""
         self._refresh_kind(PICKS)
 
     # Segmentations
@@ -139,9 +151,11 @@ class CopickRun(Entity):
 
     @property
     def segmentations(self) -> list[CopickSegmentation]:
+        """The segmentations of all layers; listed once (see `refresh_segmentations`)."""
         return list(self._list(CopickSegmentation))
 
     def query_segmentations(self, *, layers: Layers = None) -> list[CopickSegmentation]:
+        """The segmentations, asked for now."""
         return self.on(layers)._query(CopickSegmentation)
 
     def get_segmentations(
@@ -175,7 +189,7 @@ class CopickRun(Entity):
         exist_ok: bool = False,
         *,
         layers: Layers = None,
-        **_: object,
+        **unknown: object,
     ) -> CopickSegmentation:
         """Create an empty segmentation; `from_numpy` fills it.
 
@@ -186,6 +200,7 @@ class CopickRun(Entity):
         Raises:
             ValueError: The project has no such object, no user is stated, or the segmentation exists.
         """
+        note_ignored(unknown)
         clean = sanitize_name(name)
         meta = CopickSegmentationMeta.of(
             voxel_size=_voxel_size(voxel_size),
@@ -197,12 +212,15 @@ class CopickRun(Entity):
         return self._new(CopickSegmentation, meta, exist_ok, layers)
 
     def user_segmentations(self) -> list[CopickSegmentation]:
+        """Those of the project's user; if it states none, those that no tool made."""
         return self._by_user(self.segmentations)
 
     def tool_segmentations(self) -> list[CopickSegmentation]:
+        """Those that a tool made: session "0"."""
         return [item for item in self.segmentations if item.from_tool]
 
     def refresh_segmentations(self) -> None:
+        """Forget the list; it is asked for again when it is next needed."""
         self._refresh_kind(SEGMENTATION)
 
     def _by_user(self, items: list[Any]) -> list[Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from copick.kinds import TOMOGRAM, VOXEL_SPACING
 from copick.meta import CopickTomogramMeta, CopickVoxelSpacingMeta
-from copick.models.entity import Entity, Layers, remembered, select
+from copick.models.entity import Entity, Layers, note_ignored, remembered, select
 from copick.models.volumes import CopickTomogram
 from copick.util.escape import sanitize_name
 
@@ -24,6 +24,7 @@ class CopickVoxelSpacing(Entity):
 
     @property
     def run(self) -> CopickRun:
+        """The run it belongs to."""
         run: CopickRun = self.parent  # type: ignore[assignment]
         return run
 
@@ -36,9 +37,11 @@ class CopickVoxelSpacing(Entity):
 
     @property
     def tomograms(self) -> list[CopickTomogram]:
+        """The tomograms of all layers, by type; listed once (see `refresh_tomograms`)."""
         return list(self._list(CopickTomogram))
 
     def query_tomograms(self, *, layers: Layers = None) -> list[CopickTomogram]:
+        """The tomograms, asked for now."""
         return self.on(layers)._query(CopickTomogram)
 
     def get_tomogram(self, tomo_type: str, *, layers: Layers = None) -> CopickTomogram | None:
@@ -52,14 +55,16 @@ class CopickVoxelSpacing(Entity):
         return select(self.on(layers)._list(CopickTomogram), unknown, tomo_type=tomo_type)
 
     def new_tomogram(
-        self, tomo_type: str, exist_ok: bool = False, *, layers: Layers = None, **_: object
+        self, tomo_type: str, exist_ok: bool = False, *, layers: Layers = None, **unknown: object
     ) -> CopickTomogram:
         """Create an empty tomogram; `from_numpy` fills it."""
+        note_ignored(unknown)
         return self._new(
             CopickTomogram, CopickTomogramMeta.of(tomo_type=sanitize_name(tomo_type)), exist_ok, layers
         )
 
     def refresh_tomograms(self) -> None:
+        """Forget the list; it is asked for again when it is next needed."""
         self._refresh_kind(TOMOGRAM)
 
     def _tomogram_factory(self) -> tuple[type[CopickTomogram], type[CopickTomogramMeta]]:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
-    from zarr.abc.store import Store
 
     from copick.meta import CopickSegmentationMeta, CopickTomogramMeta
     from copick.models.root import CopickRoot
     from copick.models.run import CopickRun
     from copick.models.spacing import CopickVoxelSpacing
+    from copick.stores import MappingCalls
 
 ALL = slice(None)
 
@@ -42,9 +42,9 @@ class Volume(Entity):
     def _voxel_size(self) -> float:
         raise TypeError(f"{type(self).__name__} must say its voxel size")
 
-    def zarr(self) -> Store:
+    def zarr(self) -> MappingCalls:
         """The zarr store of the group, writable if the layer that serves it is. Also a mapping of keys to bytes."""
-        from copick.stores import MappingCalls, MappingStore
+        from copick.stores import MappingCalls, MappingStore  # brings zarr, which import copick must not
 
         serving = self._serving()
         store = serving.store(self._ref, write=not serving.read_only)
@@ -203,11 +203,13 @@ class CopickTomogram(Volume):
 
     @property
     def voxel_spacing(self) -> CopickVoxelSpacing:
+        """The voxel spacing it belongs to."""
         spacing: CopickVoxelSpacing = self.parent  # type: ignore[assignment]
         return spacing
 
     @property
     def tomo_type(self) -> str:
+        """How it was made, for example "wbp" or "denoised"."""
         return self.meta.tomo_type
 
     @property
@@ -238,15 +240,18 @@ class CopickSegmentation(Annotation, Volume):
 
     @property
     def run(self) -> CopickRun:
+        """The run it belongs to."""
         run: CopickRun = self.parent  # type: ignore[assignment]
         return run
 
     @property
     def name(self) -> str:
+        """Name of the object; any name for multilabel segmentations."""
         return self.meta.name
 
     @property
     def is_multilabel(self) -> bool:
+        """Whether its values are the objects' labels."""
         return self.meta.is_multilabel
 
     @property
@@ -256,6 +261,7 @@ class CopickSegmentation(Annotation, Volume):
 
     @property
     def segmentation_type(self) -> str:
+        """ "binary" or "multilabel"."""
         return "multilabel" if self.meta.is_multilabel else "binary"
 
     @property
