@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +20,17 @@ from numcodecs import BZ2, LZ4, Blosc, GZip, Zstd
 from copick.cache import manager as managers
 from copick.errors import FormatError
 from copick.testing.http_server import FolderServer
-from support.volumes import cached_store, chunk_files, noise, opened, python, write_array, write_tomogram
+from support.volumes import (
+    CHUNK_FILE,
+    cached_store,
+    chunk_bytes,
+    chunk_files,
+    noise,
+    opened,
+    python,
+    write_array,
+    write_tomogram,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,3 +159,212 @@ def test_an_interpreter_ends_while_its_source_hangs(tmp_path: Path) -> None:
     assert ended.returncode == 0
     assert time.monotonic() - begin < 10
     assert not chunk_files(tmp_path / "cache")
+
+
+# A writer that is killed
+
+KILLED = """
+import sys
+from copick import _cachecore
+from support.volumes import cached_store
+from pathlib import Path
+store = cached_store(Path(sys.argv[1]), Path(sys.argv[2]), disk_format=sys.argv[3])
+array = store.open_array("0")
+array.read((slice(0, 1),) * 3)
+_cachecore.inject(int(sys.argv[4]), -1)
+array.read(())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the native test points exist on POSIX only")
+@pytest.mark.parametrize(
+    ("step", "disk_format"), [*((step, "raw") for step in range(1, 8)), (3, "encoded"), (7, "encoded")]
+)
+def test_a_writer_killed_at_any_step_leaves_a_cache_that_reads_right(
+    tmp_path: Path, step: int, disk_format: str
+) -> None:
+    data = noise((32, 32, 32))
+    write_array(tmp_path / "source", data)
+    killed = python(KILLED, tmp_path / "cache", tmp_path / "source", disk_format, step)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    for _ in range(2):
+        store = cached_store(tmp_path / "cache", tmp_path / "source", disk_format=disk_format)
+        np.testing.assert_array_equal(store.open_array("0").read(()), data)
+        assert store.cache_manager.check()
+        assert store.cache_manager.get_stats()["corrupt"] == 0
+        store.cache_manager.close()
+    assert store.cache_manager.get_stats().get("fetched_cells", 0) == 0
+
+
+# A folder that cannot be written
+
+
+@pytest.fixture
+def small_volume(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB in memory."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"mounting is not permitted here: {getattr(error, 'stderr', error)!r}")
+    yield folder
+    new_process()
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_volume_that_is_too_small_keeps_some_space_and_reads_right(
+    tmp_path: Path, small_volume: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = noise((150, 150, 150))
+    write_array(tmp_path / "source", data, chunks=(50, 50, 50))
+    array = cached_store(small_volume, tmp_path / "source").open_array("0")
+    for _ in range(3):
+        np.testing.assert_array_equal(array.read(()), data)
+        assert shutil.disk_usage(small_volume).free > 8e6 * 0.03
+    assert chunk_files(small_volume)
+    assert not caplog.records
+
+
+def fill_up(volume: Path) -> None:
+    """Leave no byte free."""
+    with contextlib.suppress(OSError), open(volume / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+@pytest.mark.parametrize("moment", ["before", "while reading"])
+def test_a_full_volume_costs_a_warning_and_no_data(
+    tmp_path: Path, small_volume: Path, caplog: pytest.LogCaptureFixture, moment: str
+) -> None:
+    data = noise()
+    write_array(tmp_path / "source", data)
+    array = cached_store(small_volume, tmp_path / "source").open_array("0")
+    if moment == "while reading":
+        array.read((slice(0, 10),))
+    fill_up(small_volume)
+    for _ in range(2):
+        np.testing.assert_array_equal(array.read(()), data)
+    kinds = [record.getMessage().partition(" failed")[0] for record in caplog.records]
+    assert len(kinds) == len(set(kinds)) <= 1, caplog.text
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_read_only_volume_costs_a_warning_and_no_data(
+    tmp_path: Path, small_volume: Path, caplog: pytest.LogCaptureFixture, filled: bool
+) -> None:
+    write_tomogram(tmp_path / "project", noise())
+    if filled:
+        opened(tmp_path / "project", small_volume).numpy()
+        new_process()
+        gc.collect()  # the lock file is open for writing as long as there are readers
+    subprocess.run(["mount", "-o", "remount,ro", str(small_volume)], check=True)
+    tomogram = opened(tmp_path / "project", small_volume)
+    for _ in range(2):
+        np.testing.assert_array_equal(tomogram.numpy(), noise())
+    (record,) = caplog.records
+    assert "cannot be used" in record.getMessage()
+
+
+def test_a_cache_root_that_is_a_file_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tomogram(tmp_path / "project", noise())
+    (tmp_path / "cache").write_text("a file")
+    np.testing.assert_array_equal(opened(tmp_path / "project", tmp_path / "cache").numpy(), noise())
+    assert "is not a directory" in caplog.text
+    assert (tmp_path / "cache").read_text() == "a file"
+
+
+@pytest.mark.parametrize("disk_format", ["raw", "encoded"])
+def test_a_cache_folder_deleted_under_a_reader_costs_no_data(tmp_path: Path, disk_format: str) -> None:
+    data = noise()
+    write_tomogram(tmp_path / "project", data)
+    tomogram = opened(tmp_path / "project", tmp_path / "cache", {"disk_format": disk_format})
+    array = tomogram.array()
+    array.read((slice(0, 10),))
+    shutil.rmtree(tmp_path / "cache")
+    for _ in range(2):
+        np.testing.assert_array_equal(array.read(()), data)
+        np.testing.assert_array_equal(tomogram.numpy(), data)
+    np.testing.assert_array_equal(zarr.open_group(tomogram.zarr(), mode="r")["0"][...], data)
+
+
+def test_files_damaged_one_by_one_are_fetched_again(tmp_path: Path) -> None:
+    data = noise()
+    write_array(tmp_path / "source", data)
+    cached_store(tmp_path / "cache", tmp_path / "source").open_array("0").read(())
+    files = chunk_files(tmp_path / "cache")
+    for number, file in enumerate(files):
+        whole = file.read_bytes()
+        kind = number % 5
+        file.unlink()
+        if kind < 3:
+            flipped = whole[:100] + bytes([whole[100] ^ 1]) + whole[101:]
+            file.write_bytes([flipped, whole[:-7], b""][kind])
+        elif kind == 3:
+            file.mkdir()
+    store = cached_store(tmp_path / "cache", tmp_path / "source")
+    np.testing.assert_array_equal(store.open_array("0").read(()), data)
+    assert store.cache_manager.get_stats()["fetched_cells"] == len(files)
+    store = cached_store(tmp_path / "cache", tmp_path / "source")
+    np.testing.assert_array_equal(store.open_array("0").read(()), data)
+    assert store.cache_manager.get_stats().get("fetched_cells", 0) == 0
+
+
+# A database that cannot be used
+
+
+@pytest.mark.parametrize("budget", [0, 10 * CHUNK_FILE])
+def test_a_locked_database_does_not_hold_up_readers(tmp_path: Path, budget: int) -> None:
+    data = noise()
+    write_array(tmp_path / "source", data)
+    store = cached_store(tmp_path / "cache", tmp_path / "source", max_size_bytes=budget)
+    store.open_array("0").read((slice(0, 1),) * 3)
+    assert store.cache_manager.journal.flush()
+    other = sqlite3.connect(store.cache_manager.db_path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        begin = time.monotonic()
+        for _ in range(2):
+            np.testing.assert_array_equal(store.open_array("0").read(()), data)
+        assert time.monotonic() - begin < 2.5
+        assert not budget or chunk_bytes(tmp_path / "cache") <= budget + CHUNK_FILE
+    finally:
+        other.close()
+
+
+def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    data = noise()
+    write_array(tmp_path / "source", data)
+    database = tmp_path / "cache" / ".cache_metadata" / "entries.db"
+    database.parent.mkdir(parents=True)
+    newer = sqlite3.connect(database)
+    newer.executescript("CREATE TABLE chunks (of INTEGER, another INTEGER); PRAGMA user_version = 99")
+    newer.close()
+    before = database.read_bytes()
+    for _ in range(2):
+        store = cached_store(tmp_path / "cache", tmp_path / "source", max_size_bytes=10 * CHUNK_FILE)
+        np.testing.assert_array_equal(store.open_array("0").read(()), data)
+        store.cache_manager.close()
+    assert database.read_bytes() == before
+    assert chunk_bytes(tmp_path / "cache") <= 11 * CHUNK_FILE
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all" * 100], ids=["empty", "garbage"])
+def test_a_damaged_database_is_made_anew_from_the_files(tmp_path: Path, content: bytes) -> None:
+    data = noise()
+    write_array(tmp_path / "source", data)
+    store = cached_store(tmp_path / "cache", tmp_path / "source")
+    store.open_array("0").read(())
+    store.cache_manager.close()
+    store.cache_manager.db_path.write_bytes(content)
+    store = cached_store(tmp_path / "cache", tmp_path / "source")
+    np.testing.assert_array_equal(store.open_array("0").read(()), data)
+    assert store.cache_manager.get_stats().get("fetched_cells", 0) == 0
+    store.cache_manager.journal.flush()
+    store.cache_manager.budget.heal()
+    loaded = store.cache_manager.journal.load()
+    assert loaded is not None
+    assert len(loaded[1][0]) == 27
+    assert store.cache_manager.budget.used() == chunk_bytes(tmp_path / "cache")
+    store.cache_manager.close()

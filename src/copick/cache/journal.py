@@ -12,6 +12,7 @@ import json
 import logging
 import sqlite3
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,8 @@ logger = logging.getLogger("copick.cache")
 SCHEMA = 1
 INTERVAL_S = 5.0
 BATCH = 1000
+PATIENCE_S = 1.0
+"""How long one use of the database waits for another process; after that has been in vain, none waits for a while."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS arrays (id INTEGER PRIMARY KEY, folder TEXT NOT NULL, layout TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS chunks (array INTEGER NOT NULL, chunk INTEGER NOT NULL, bytes INTEGER NOT NULL,
@@ -44,6 +47,7 @@ class Journal:
         self.path = path
         self.rebuild_wanted = False
         self.failures = 0
+        self._impatient_until = 0.0
         self._drain, self._tick = drain, tick
         self.after_fork()
 
@@ -188,7 +192,8 @@ class Journal:
     @contextlib.contextmanager
     def _open(self) -> Any:
         """A connection for one use: nothing is kept open, so nothing is inherited by a fork."""
-        db = sqlite3.connect(self.path, timeout=1, isolation_level=None)
+        patience = PATIENCE_S if time.monotonic() >= self._impatient_until else 0
+        db = sqlite3.connect(self.path, timeout=patience, isolation_level=None)
         try:
             db.execute("PRAGMA synchronous = OFF")
             (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -206,6 +211,7 @@ class Journal:
         if not self.path.parent.is_dir():
             return  # somebody deleted the whole cache folder
         self.failures += 1
+        self._impatient_until = time.monotonic() + INTERVAL_S
         if self.failures == 1:
             logger.warning(
                 "the cache index %s cannot be used (%s); reading goes on without it", self.path, error
