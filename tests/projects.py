@@ -1,4 +1,4 @@
-"""Small projects for tests of entities."""
+"""Small projects, and layers that hold one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import zarr
 
 import copick
+from copick.config import CopickConfigFS
+from copick.layers.filesystem import FilesystemLayer
+from copick.testing.layers import mask, picks, tomogram
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from copick.layers.layer import Layer
     from copick.models import CopickRoot, CopickRun, CopickTomogram
 
 OBJECTS = [
@@ -69,3 +74,15 @@ def tomogram_of(root: CopickRoot, tomo_type: str = "wbp") -> CopickTomogram:
     found = spacing.get_tomogram(tomo_type)
     assert found is not None
     return found
+
+
+def files(root: object, name: str = "files", **fields: Any) -> FilesystemLayer:
+    return FilesystemLayer(CopickConfigFS(root=str(root), **fields), name)
+
+
+def fill(layer: Layer) -> None:
+    """What `ReadOnlyLayerTests` expects to find."""
+    layer.save(picks, b"[1]")
+    layer.create(mask)
+    zarr.create_group(layer.store(tomogram, write=True), zarr_format=2, overwrite=True)
+    zarr.create_array(layer.store(tomogram, write=True), name="0", data=np.ones((2, 2, 2)), zarr_format=2)

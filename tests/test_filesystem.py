@@ -13,22 +13,19 @@ import numpy as np
 import pytest
 import zarr
 
-from copick.config import CopickConfigFS
 from copick.errors import ConfigError, LayerError, NotFoundError
 from copick.kinds import PICKS, RUN, TOMOGRAM, VOXEL_SPACING, Ref
-from copick.layers.filesystem import FilesystemLayer
 from copick.layers.places import local_path
 from copick.layers.protocols import with_timeouts
 from copick.testing.http_server import FolderServer
 from copick.testing.layers import keys, mask, picks, run, spacing, tomogram
+from projects import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-
-def files(root: object, name: str = "files", **fields: Any) -> FilesystemLayer:
-    return FilesystemLayer(CopickConfigFS(root=str(root), **fields), name)
+    from copick.layers.filesystem import FilesystemLayer
 
 
 @pytest.fixture

@@ -7,32 +7,18 @@ import http.server
 import threading
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-import zarr
 
-from copick.config import CopickConfigFS
-from copick.layers.filesystem import FilesystemLayer
 from copick.layers.memory import MemoryLayer
 from copick.layers.stack import LayerStack
-from copick.testing.layers import LayerTests, ReadOnlyLayerTests, mask, picks, tomogram
+from copick.testing.layers import LayerTests, ReadOnlyLayerTests
+from projects import files, fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from copick.layers.layer import Layer
-
-
-def files(root: object, name: str = "files", **fields: Any) -> FilesystemLayer:
-    return FilesystemLayer(CopickConfigFS(root=str(root), **fields), name)
-
-
-def fill(layer: Layer) -> None:
-    layer.save(picks, b"[1]")
-    layer.create(mask)
-    zarr.create_group(layer.store(tomogram, write=True), zarr_format=2, overwrite=True)
-    zarr.create_array(layer.store(tomogram, write=True), name="0", data=np.ones((2, 2, 2)), zarr_format=2)
 
 
 class TestMemory(LayerTests):

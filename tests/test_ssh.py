@@ -20,8 +20,7 @@ from copick.config import CopickConfigFS
 from copick.errors import LayerError
 from copick.layers.filesystem import FilesystemLayer
 from copick.testing.layers import LayerTests, ReadOnlyLayerTests, keys, picks, run, tomogram
-from projects import archived, run_of, tomogram_of
-from test_layers_contract import fill
+from projects import archived, files, fill, run_of, tomogram_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,5 +180,5 @@ def test_servers_that_refuse_or_are_silent(tmp_path: Path, sshd: Server) -> None
             over_ssh(tmp_path, mute, timeout_s=0.5).list(None, run.kind)
         assert time.monotonic() - began < 10
     with pytest.raises(LayerError, match=r"ssh://me@127\.0\.0\.1:1/x.*refused|Connect call failed") as caught:
-        FilesystemLayer(CopickConfigFS(root="ssh://me:s3cr3t@127.0.0.1:1/x"), "far").list(None, run.kind)
+        files("ssh://me:s3cr3t@127.0.0.1:1/x", "far").list(None, run.kind)
     assert "s3cr3t" not in str(caught.value)

@@ -24,6 +24,12 @@ class Annotation(Entity):
     """Something that a user or a tool made in a session."""
 
     @property
+    def run(self) -> CopickRun:
+        """The run it belongs to."""
+        run: CopickRun = self.parent  # type: ignore[assignment]
+        return run
+
+    @property
     def user_id(self) -> str:
         """Who made it: a person or a tool."""
         user: str = self.meta.user_id
@@ -58,12 +64,6 @@ class CopickPicks(Annotation):
         self._listed = frozenset(
             meta.model_fields_set
         )  # known from the file name; anything more was set by a caller
-
-    @property
-    def run(self) -> CopickRun:
-        """The run it belongs to."""
-        run: CopickRun = self.parent  # type: ignore[assignment]
-        return run
 
     @property
     def pickable_object_name(self) -> str:

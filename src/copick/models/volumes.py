@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from copick.meta import CopickSegmentationMeta, CopickTomogramMeta
     from copick.models.root import CopickRoot
-    from copick.models.run import CopickRun
     from copick.models.spacing import CopickVoxelSpacing
     from copick.stores import MappingCalls
 
@@ -237,12 +236,6 @@ class CopickSegmentation(Annotation, Volume):
     kind = SEGMENTATION
     meta: CopickSegmentationMeta
     _labels = True
-
-    @property
-    def run(self) -> CopickRun:
-        """The run it belongs to."""
-        run: CopickRun = self.parent  # type: ignore[assignment]
-        return run
 
     @property
     def name(self) -> str:
