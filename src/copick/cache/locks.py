@@ -172,5 +172,6 @@ class SharedTotal:
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         try:
             os.write(fd, data)
+            os.ftruncate(fd, len(data))  # of a damaged file, more may be there
         finally:
             os.close(fd)

@@ -1,0 +1,207 @@
+"""Locks and the number that all processes of a cache share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from copick.cache import locks as module
+from copick.cache.locks import RangeLocks, SharedTotal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NUMBERS = [0, 7, 1 << 60, (1 << 61) - 1]
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+@pytest.fixture(params=["ranges", "files"])
+def kind(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Locks as they are on Linux, and as they are elsewhere."""
+    if request.param == "ranges" and module._OFD is None:
+        pytest.skip("this system has no open-file-description locks")
+    if request.param == "files":
+        monkeypatch.setattr(module, "_OFD", None)
+    return str(request.param)
+
+
+def in_child(work: Any) -> int:
+    """The exit code of a forked child: what `work` returns."""
+    child = os.fork()
+    if not child:
+        code = 99
+        try:
+            code = int(work())
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def can_lock(folder: Path, number: int, timeout: float = 0) -> bool:
+    with RangeLocks(folder).hold(number, timeout) as held:
+        return held
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_one_holder_at_a_time(tmp_path: Path, kind: str, number: int) -> None:
+    locks = RangeLocks(tmp_path)
+    with locks.hold(number, 0) as held:
+        assert held
+        with locks.hold(number, 0) as again:
+            assert not again
+        assert not can_lock(tmp_path, number)
+        assert can_lock(tmp_path, number + 1)
+    assert can_lock(tmp_path, number)
+
+
+def test_a_lock_is_let_go_after_an_error(tmp_path: Path, kind: str) -> None:
+    locks = RangeLocks(tmp_path)
+    with pytest.raises(ValueError, match="of the holder"), locks.hold(1, 0):
+        raise ValueError("of the holder")
+    assert can_lock(tmp_path, 1)
+
+
+def test_waiting_ends_with_the_timeout_or_the_lock(tmp_path: Path, kind: str) -> None:
+    locks = RangeLocks(tmp_path)
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locks.hold(1, 0):
+            held.set()
+            release.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    begin = time.monotonic()
+    assert not can_lock(tmp_path, 1, timeout=0.2)
+    assert 0.2 <= time.monotonic() - begin < 2
+    threading.Timer(0.2, release.set).start()
+    assert can_lock(tmp_path, 1, timeout=30)
+    thread.join()
+    assert time.monotonic() - begin < 10
+
+
+def test_threads_exclude_each_other(tmp_path: Path, kind: str) -> None:
+    locks, inside, most = RangeLocks(tmp_path), [0], [0]
+
+    def work() -> None:
+        for _ in range(30):
+            with locks.hold(5, 30) as held:
+                assert held
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0.0002)
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+
+
+@needs_fork
+def test_a_child_does_not_hold_what_its_parent_holds(tmp_path: Path, kind: str) -> None:
+    locks = RangeLocks(tmp_path)
+
+    def work() -> bool:
+        locks.after_fork()
+        with locks.hold(1, 0) as mine, locks.hold(2, 0) as other:
+            return mine or not other
+
+    with locks.hold(1, 0):
+        assert in_child(work) == 0
+        assert not can_lock(tmp_path, 1)
+    assert can_lock(tmp_path, 1)
+
+
+@needs_fork
+def test_the_locks_of_a_killed_process_are_free(tmp_path: Path, kind: str) -> None:
+    def work() -> int:
+        with RangeLocks(tmp_path).hold(1, 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1
+
+    assert in_child(work) == -signal.SIGKILL
+    assert can_lock(tmp_path, 1)
+
+
+def test_a_folder_without_room_for_locks_is_an_error(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(OSError, match=r"locks|lock-"), RangeLocks(tmp_path / "nowhere").hold(1, 0):
+        pass
+
+
+# The shared number
+
+
+def _add(folder: Path, begin: Any) -> None:
+    total = SharedTotal(folder / "usage", RangeLocks(folder))
+    begin.wait(60)
+    for number in range(500):
+        values = total.add(3 if number % 2 else -1, evictions=number % 2)
+        assert values is not None
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param("spawn", marks=pytest.mark.slow), pytest.param("fork", marks=needs_fork)]
+)
+def test_no_addition_of_any_process_is_lost(tmp_path: Path, method: str) -> None:
+    context: Any = multiprocessing.get_context(method)
+    total, begin = SharedTotal(tmp_path / "usage", RangeLocks(tmp_path)), context.Barrier(4)
+    total.set(10_000)
+    adding = [context.Process(target=_add, args=(tmp_path, begin)) for _ in range(4)]
+    for process in adding:
+        process.start()
+    for process in adding:
+        process.join(120)
+    assert [process.exitcode for process in adding] == [0] * 4
+    assert total.add() == (10_000 + 4 * 500, 4 * 250)
+
+
+def test_threads_add_exactly(tmp_path: Path) -> None:
+    total = SharedTotal(tmp_path / "usage", RangeLocks(tmp_path))
+    total.set(0)
+    threads = [threading.Thread(target=lambda: [total.add(1) for _ in range(100)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert total.add() == (400, 0)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "short", "long", "flipped", "zeros"])
+def test_a_damaged_number_is_none_until_it_is_set(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "usage"
+    total = SharedTotal(path, RangeLocks(tmp_path))
+    total.set(5)
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        flipped = bytes([whole[0] ^ 4]) + whole[1:]
+        path.write_bytes(
+            {"empty": b"", "short": whole[:-1], "long": whole + b"x", "flipped": flipped, "zeros": bytes(32)}[
+                damage
+            ]
+        )
+    assert total.add(7) is None
+    assert total.add() is None
+    total.set(20)
+    assert total.add(1) == (21, 0)
+
+
+def test_the_number_never_falls_below_zero(tmp_path: Path) -> None:
+    total = SharedTotal(tmp_path / "usage", RangeLocks(tmp_path))
+    total.set(5)
+    assert total.add(-100) == (0, 0)
+    total.add(0, evictions=3)
+    total.set(7)
+    assert total.add() == (7, 3)
