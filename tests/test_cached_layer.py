@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,7 @@ import pytest
 import zarr
 
 import copick
+from copick.cache.store import CachingZarrStore
 from copick.layers.cached import CachedLayer
 
 if TYPE_CHECKING:
@@ -119,6 +123,21 @@ def test_refresh_of_a_tomogram_reads_it_anew(tmp_path: Path, tomogram: Any) -> N
     reader.refresh()
     assert (reader.numpy() == larger).all()
     assert (reopened(tmp_path).numpy() == larger).all()
+
+
+def test_zarr_arrays_on_the_cache_travel_to_other_processes(tmp_path: Path, tomogram: Any) -> None:
+    config = {"config_type": "filesystem", "root": str(tmp_path / "place"), "read_only": True}
+    root = copick.from_string(
+        json.dumps(config), cache={"root": str(tmp_path / "cache"), "parent_layer": "*"}
+    )
+    reader = root.get_run("TS_1").get_voxel_spacing(10.0).get_tomogram("wbp")
+    array = zarr.open(reader.zarr(), mode="r")["0"]
+    assert isinstance(array.store, CachingZarrStore)
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer)[...].sum())"
+    process = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(array), capture_output=True, check=True
+    )
+    assert float(process.stdout) == pytest.approx(float(volume(0).sum()), rel=1e-4)
 
 
 def test_max_age(tmp_path: Path, tomogram: Any) -> None:

@@ -60,6 +60,8 @@ class CachedArray(ArrayBase):
             path,
         )
         self._entry = entry  # None until something is cached
+        self.forgotten = False
+        """Another array is to be opened in place of this one, which knows metadata that may be out of date."""
         self.geometry = geometry
         self.shape, self.dtype, self.chunks = geometry.shape, geometry.dtype, geometry.chunks
 
@@ -150,6 +152,7 @@ class CachedArray(ArrayBase):
 
     def forget(self) -> None:
         """What was cached is gone: ask the source again, for everything."""
+        self.forgotten = True
         self._entry = None
         self._source.forget()
 

@@ -118,12 +118,14 @@ def chunk_index(geometry: Geometry, name: str) -> int | None:
         return None
     parts = name[len(geometry.prefix) :].split("/")
     across = grid(geometry.shape, geometry.chunks)
-    if len(parts) != len(across) or not all(part.isdigit() for part in parts):
+    if len(parts) != len(across):
         return None
-    at = tuple(map(int, parts))
-    return (
-        int(np.ravel_multi_index(at, across)) if all(i < n for i, n in zip(at, across, strict=True)) else None
-    )
+    index = 0
+    for part, n in zip(parts, across, strict=True):
+        if not part.isascii() or not part.isdigit() or (part[0] == "0" and part != "0") or int(part) >= n:
+            return None
+        index = index * n + int(part)
+    return index
 
 
 def divide(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

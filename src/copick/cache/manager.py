@@ -74,6 +74,7 @@ class CacheManager:
         if not os.access(metadata, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(metadata))
         self.db_path = metadata / "entries.db"
+        self._decoded_bytes = decoded_bytes
         self.native = _cachecore.Cache(decoded_bytes=decoded_bytes)
         self.locks = RangeLocks(metadata)
         self.journal = Journal(self.db_path, self.native.drain, self._tick)
@@ -101,6 +102,14 @@ class CacheManager:
     def max_size_bytes(self) -> int:
         """The limit of all chunk files together; 0 = none."""
         return self.budget.limit
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What `open_manager` takes, to open the same cache in another process."""
+        return {
+            "max_size_bytes": self.max_size_bytes, "max_age": self.max_age, "disk_format": self.disk_format,
+            "decoded_bytes": self._decoded_bytes,
+        }  # fmt: skip
 
     def start(self) -> None:
         """Begin background work in this process: at the first read, never before."""

@@ -129,7 +129,7 @@ class Source:
     ) -> None:
         """`formats` is shared by the volumes of a layer: what one of them is, the next one probably is too."""
         self.where = where
-        self._open_store = open_store
+        self.open_store = open_store
         self._formats = {} if formats is None else formats
         self._known: dict[str, bytes | None] = {}
         self._begin()
@@ -148,11 +148,8 @@ class Source:
             self._begin()
         with self._mutex:
             if self._store is None:
-                self._store = self._open_store()
+                self._store = self.open_store()
             return self._store
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._open_store, self.where, self._formats)
 
     def documents(self, path: str) -> dict[str, bytes | None]:
         """The metadata of the root group and of the node at `path`: at most four requests, at the same time.

@@ -20,15 +20,14 @@ from copick.cache import info
 from copick.cache.array import CachedArray
 from copick.cache.entry import DOCUMENTS
 from copick.cache.geometry import chunk_index, zarr_document
+from copick.cache.manager import CacheManager, open_manager
 from copick.cache.source import Source, fetch, join
-from copick.errors import NotFoundError
+from copick.errors import CacheError, NotFoundError
 from copick.stores import MappingCalls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from collections.abc import Set as AbstractSet
-
-    from copick.cache.manager import CacheManager
 
 _METADATA = (".zarray", ".zattrs", ".zgroup", "zarr.json")
 """Consolidated metadata (`.zmetadata`) describes the source's chunks and is not passed on."""
@@ -64,11 +63,19 @@ class CachingZarrStore(MappingCalls):
         super().__init__(read_only=True)
         self.local_path, self.cache_manager = Path(local_path), cache_manager
         self._origin = origin or info.Origin("", "")
+        self._opened: dict[str, CachedArray] = {}
         self._source = Source(
             parent_store if callable(parent_store) else lambda: parent_store,
             where or self.local_path.name,
             formats,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        manager = self.cache_manager
+        return _reopened, (
+            str(self.local_path), self._source.open_store, str(manager.cache_root), manager.limits, self._origin,
+            self._source.where,
+        )  # fmt: skip
 
     @property
     def parent_store(self) -> Store:
@@ -91,6 +98,9 @@ class CachingZarrStore(MappingCalls):
         return ZarrArray(self._source.open_array(path), f"{self._source.where}/{path}")
 
     def _cached(self, path: str) -> CachedArray | None:
+        array = self._opened.get(path)
+        if array is not None and not array.forgotten:
+            return array
         folder = self.local_path / path if path else self.local_path
         if not folder.resolve().is_relative_to(self.cache_manager.cache_root):
             raise NotFoundError(f"{self._source.where} has no array {path!r}")
@@ -99,6 +109,8 @@ class CachingZarrStore(MappingCalls):
             array = CachedArray.open(self.cache_manager, folder, self._origin, self._source, path)
             if array is not None:
                 self.cache_manager.arrays[str(folder)] = array
+        if array is not None:
+            self._opened[path] = array  # the manager's reference is a weak one
         return array
 
     def _places(self, key: str) -> list[tuple[str, str]]:
@@ -107,7 +119,7 @@ class CachingZarrStore(MappingCalls):
         return [("/".join(parts[:n]), "/".join(parts[n:])) for n in range(min(len(parts), 3))]
 
     def _is_array(self, path: str) -> bool:
-        return f"{self.local_path / path}" in self.cache_manager.arrays or any(
+        return path in self._opened or any(
             _is_array_document(name, data) for name, data in self._documents(path).items()
         )
 
@@ -132,8 +144,12 @@ class CachingZarrStore(MappingCalls):
     def _held(self, key: str) -> Any | None:
         """The bytes of a chunk that is cached here; None if it is not, or all fill value."""
         for path, name in self._places(key):
-            array = self.cache_manager.arrays.get(str(self.local_path / path))
-            if array is not None and (index := chunk_index(array.geometry, name)) is not None:
+            array = self._opened.get(path)
+            if (
+                array is not None
+                and not array.forgotten
+                and (index := chunk_index(array.geometry, name)) is not None
+            ):
                 block = array.held(index)
                 return block if block is not None and len(block) else None
         return None
@@ -252,6 +268,22 @@ class CachingZarrStore(MappingCalls):
             names = {name async for name in self.parent_store.list_dir(prefix) if name != ".zmetadata"}
         for name in sorted(names):
             yield name
+
+
+def _reopened(
+    local_path: str,
+    open_store: Callable[[], Store],
+    cache_root: str,
+    limits: dict[str, Any],
+    origin: info.Origin,
+    where: str,
+) -> Store:
+    """A store in another process; the source's own if the cache cannot be opened there."""
+    try:
+        manager = open_manager(cache_root, **limits)
+    except (OSError, CacheError):
+        return open_store()
+    return CachingZarrStore(local_path, open_store, manager, origin=origin, where=where)
 
 
 def _inside(key: str) -> bool:

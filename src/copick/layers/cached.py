@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -122,7 +123,7 @@ class CachedLayer(Layer):
             return self.parent.store(ref)  # its NotFoundError says it best
         return CachingZarrStore(
             self.folder(ref),
-            lambda: self.parent.store(ref),
+            partial(self.parent.store, ref),
             self.manager,
             origin=self._origin,
             where=f"layer {self.name!r}: {ref.path}",
