@@ -147,7 +147,9 @@ def versions() -> dict[str, str | None]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
+    # Of this checkout. Copick's own too only if that is what is installed.
     found["commit"] = _commit()
+    found["copick_is_this_checkout"] = "yes" if _own_copick() else "no"
     return found
 
 
@@ -173,6 +175,12 @@ def _ram_gib() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def _own_copick() -> bool:
+    import copick
+
+    return Path(copick.__file__).is_relative_to(Path(__file__).parents[1])
 
 
 def _commit() -> str | None:
