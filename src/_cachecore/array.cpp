@@ -5,6 +5,11 @@
 #include <limits>
 #include <stdexcept>
 
+#if defined(__SSE2__) || defined(_M_X64)
+#define COPICK_STREAM 1
+#include <emmintrin.h>
+#endif
+
 namespace copick {
 namespace {
 
@@ -21,6 +26,28 @@ inline void prefetch_row(const std::byte* row, std::size_t bytes) noexcept {
 #else
   (void)row, (void)bytes;
 #endif
+}
+
+// Copies a row into memory that will not be read soon. Plain stores fetch each line of the target before they overwrite it, a
+// third of all traffic; whole lines written past the caches do not. Needs a fence before others may read.
+inline void stream_row(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
+#ifdef COPICK_STREAM
+  constexpr std::size_t line = 64;
+  const std::size_t head = std::min((line - (reinterpret_cast<std::uintptr_t>(to) & (line - 1))) & (line - 1), bytes);
+  std::memcpy(to, from, head);
+  to += head, from += head, bytes -= head;
+  for (; bytes >= line; bytes -= line, to += line, from += line) {
+    const auto* source = reinterpret_cast<const __m128i*>(from);
+    auto* target = reinterpret_cast<__m128i*>(to);
+    const __m128i a = _mm_loadu_si128(source), b = _mm_loadu_si128(source + 1), c = _mm_loadu_si128(source + 2),
+                  d = _mm_loadu_si128(source + 3);
+    _mm_stream_si128(target, a);
+    _mm_stream_si128(target + 1, b);
+    _mm_stream_si128(target + 2, c);
+    _mm_stream_si128(target + 3, d);
+  }
+#endif
+  std::memcpy(to, from, bytes);
 }
 
 template <class Word>
@@ -53,12 +80,19 @@ void copy_items(const std::byte* from, std::byte* to, const Axis& axis, std::siz
   }
 }
 
+template <bool Stream>
 void copy_axes(const std::byte* from, std::byte* to, const Axis* axes, int depth, std::size_t itemsize) noexcept {
+  const auto copy_row = [](std::byte* target, const std::byte* source, std::size_t bytes) {
+    if constexpr (Stream)
+      stream_row(target, source, bytes);
+    else
+      std::memcpy(target, source, bytes);
+  };
   const Axis& axis = axes[0];
   const auto item = static_cast<std::int64_t>(itemsize);
   if (depth == 1) {
     if (axis.from == item && axis.to == item)
-      std::memcpy(to, from, static_cast<std::size_t>(axis.count) * itemsize);
+      copy_row(to, from, static_cast<std::size_t>(axis.count) * itemsize);
     else
       copy_items(from, to, axis, itemsize);
     return;
@@ -67,12 +101,12 @@ void copy_axes(const std::byte* from, std::byte* to, const Axis* axes, int depth
     const std::size_t row = static_cast<std::size_t>(axes[1].count) * itemsize;
     for (std::int64_t i = 0; i < axis.count; ++i) {
       if (i + kPrefetchRows < axis.count) prefetch_row(from + (i + kPrefetchRows) * axis.from, row);
-      std::memcpy(to + i * axis.to, from + i * axis.from, row);
+      copy_row(to + i * axis.to, from + i * axis.from, row);
     }
     return;
   }
   for (std::int64_t i = 0; i < axis.count; ++i)
-    copy_axes(from + i * axis.from, to + i * axis.to, axes + 1, depth - 1, itemsize);
+    copy_axes<Stream>(from + i * axis.from, to + i * axis.to, axes + 1, depth - 1, itemsize);
 }
 
 // The first selected position at or after `at`, as an index into the selection.
@@ -198,7 +232,7 @@ void Array::assemble(std::uint64_t chunk, const std::byte* data, const std::int6
   if (ndim() == 0)
     std::memcpy(to, from, itemsize_);
   else
-    copy_axes(from, to, axes, ndim(), itemsize_);
+    copy_axes<false>(from, to, axes, ndim(), itemsize_);
 }
 
 bool Array::all_fill(const std::byte* chunk) const noexcept {
@@ -207,7 +241,7 @@ bool Array::all_fill(const std::byte* chunk) const noexcept {
          std::memcmp(chunk, chunk + itemsize_, chunk_bytes_ - itemsize_) == 0;
 }
 
-void Array::copy(const Region& region, std::uint64_t chunk, const std::byte* data) const noexcept {
+void Array::copy(const Region& region, std::uint64_t chunk, const std::byte* data, bool stream) const noexcept {
   Axis axes[kMaxDims];
   int depth = 0;
   const std::byte* from = data ? data : reinterpret_cast<const std::byte*>(fill_.data());
@@ -231,7 +265,11 @@ void Array::copy(const Region& region, std::uint64_t chunk, const std::byte* dat
     axes[depth++] = axis;
   }
   if (depth == 0) axes[depth++] = {1, static_cast<std::int64_t>(itemsize_), static_cast<std::int64_t>(itemsize_)};
-  copy_axes(from, to, axes, depth, itemsize_);
+  if (!stream) return copy_axes<false>(from, to, axes, depth, itemsize_);
+  copy_axes<true>(from, to, axes, depth, itemsize_);
+#ifdef COPICK_STREAM
+  _mm_sfence();
+#endif
 }
 
 }  // namespace copick

@@ -64,7 +64,8 @@ class Array {
   void inside(const std::int64_t* origin, const std::int64_t* extent, std::vector<std::uint64_t>& chunks) const;
 
   // Copies the part of `region` that lies in `chunk` from `data` (the whole decoded chunk, C order), or the fill value if null.
-  void copy(const Region& region, std::uint64_t chunk, const std::byte* data) const noexcept;
+  // `stream`: the result is larger than the processor's caches, so write past them.
+  void copy(const Region& region, std::uint64_t chunk, const std::byte* data, bool stream = false) const noexcept;
 
  private:
   void corner_of(std::uint64_t chunk, std::int64_t* corner) const noexcept;

@@ -26,9 +26,22 @@ void share_out(std::size_t n, int threads, Work&& work) {
   for (std::thread& helper : helpers) helper.join();
 }
 
+// Results that do not stay in the processor's caches anyway are written past them.
+constexpr std::int64_t kStreamBytes = std::int64_t{32} << 20;
+
+std::int64_t bytes_of(const Array& array, const Region& region) noexcept {
+  auto bytes = static_cast<std::int64_t>(array.itemsize());
+  for (int d = 0; d < array.ndim(); ++d) bytes *= region.count[d];
+  return bytes;
+}
+
 }  // namespace
 
 void Cache::read(const Array& array, const Region& region, int threads, std::vector<std::uint64_t>& missing) {
+  read(array, region, threads, bytes_of(array, region) >= kStreamBytes, missing);
+}
+
+void Cache::read(const Array& array, const Region& region, int threads, bool stream, std::vector<std::uint64_t>& missing) {
   std::vector<std::uint64_t> chunks;
   array.overlapping(region, chunks);
   const std::uint64_t now = now_us();
@@ -40,7 +53,7 @@ void Cache::read(const Array& array, const Region& region, int threads, std::vec
       hits.fetch_add(1, std::memory_order_relaxed);
     else
       blocks[i] = load(array, chunks[i], now);
-    if (blocks[i]) array.copy(region, chunks[i], blocks[i]->data());
+    if (blocks[i]) array.copy(region, chunks[i], blocks[i]->data(), stream);
   });
   chunk_hits_.fetch_add(hits, std::memory_order_relaxed);
   for (std::size_t i = 0; i < chunks.size(); ++i)
@@ -50,7 +63,10 @@ void Cache::read(const Array& array, const Region& region, int threads, std::vec
 void Cache::read_many(const Array& array, const std::vector<Region>& regions, int threads,
                       std::vector<std::uint64_t>& missing) {
   std::vector<std::vector<std::uint64_t>> lacking(regions.size());
-  share_out(regions.size(), threads, [&](std::size_t i) { read(array, regions[i], 1, lacking[i]); });
+  std::int64_t bytes = 0;
+  for (const Region& region : regions) bytes += bytes_of(array, region);
+  const bool stream = bytes >= kStreamBytes;
+  share_out(regions.size(), threads, [&](std::size_t i) { read(array, regions[i], 1, stream, lacking[i]); });
   for (const auto& some : lacking) missing.insert(missing.end(), some.begin(), some.end());
   std::sort(missing.begin(), missing.end());
   missing.erase(std::unique(missing.begin(), missing.end()), missing.end());

@@ -59,6 +59,7 @@ class Cache {
   DiskIndex index;  // what is on disk
 
  private:
+  void read(const Array& array, const Region& region, int threads, bool stream, std::vector<std::uint64_t>& missing);
   BlockRef load(const Array& array, std::uint64_t chunk, std::uint64_t now);
 
   BlockTable blocks_;

@@ -90,16 +90,19 @@ class Budget:
         try:
             yield room
         finally:
-            if room is not None:
+            if room is not None and room.written != size:
                 self._add(room.written - size, reserving=-size)
+            elif room is not None:  # the shared number is right as it is
+                with self._books:
+                    self._reserved -= size
 
     def _admit(self, size: int) -> bool:
         if self.limit and size > self.limit:
             return False
         admitted = False
-        self._add(size, reserving=size)
+        total = self._add(size, reserving=size)
         try:
-            admitted = self._excess(size) <= 0 or self._evict(size)
+            admitted = self._excess(size, total) <= 0 or self._evict(size)
         finally:
             if not admitted:
                 self._add(-size, reserving=-size)
@@ -142,11 +145,13 @@ class Budget:
                         totals = self._usage.add() or (max(size, 0), 0)
             return totals[0]
 
-    def _excess(self, size: int) -> int:
+    def _excess(self, size: int, total: int | None = None) -> int:
         """By how many bytes the cache is too large, or the volume too full, to write `size` bytes that are reserved."""
         volume = shutil.disk_usage(self._root)
         lacking = size + int(volume.total * FREE_SHARE) - volume.free
-        return max(self._add(0) - self.limit, lacking) if self.limit else lacking
+        if not self.limit:
+            return lacking
+        return max((self._add(0) if total is None else total) - self.limit, lacking)
 
     def _evict(self, size: int) -> bool:
         """Remove the least recently used chunks until there is room, and some more. Whether there is."""

@@ -27,8 +27,15 @@ DOCUMENTS = ".zarr_info"
 class Entry:
     """An array that is cached, at least in part."""
 
-    def __init__(self, manager: CacheManager, native: _cachecore.Array, geometry: Geometry) -> None:
-        self._manager, self.native, self.geometry = manager, native, geometry
+    def __init__(
+        self,
+        manager: CacheManager,
+        native: _cachecore.Array,
+        geometry: Geometry,
+        file: tuple[int, ...] | None,
+    ) -> None:
+        """Use `open`. `file` tells one `.cache_info` from another that took its place."""
+        self._manager, self.native, self.geometry, self._file = manager, native, geometry, file
         self.discarded = False  # its folder was found to be gone
 
     @classmethod
@@ -36,13 +43,14 @@ class Entry:
         cls, manager: CacheManager, folder: Path, origin: info.Origin, known: Entry | None = None
     ) -> Entry | None:
         """What is cached in `folder` from `origin` (`known`, if it is that); None if there is nothing that can be used."""
+        file = _signature(folder / info.FILE)
+        if known is not None and file is not None and file == known._file:
+            return known
         document = info.read(folder / info.FILE)
         if document is None or not origin.owns(document):
             return None
         try:
             array = document["array"]
-            if known is not None and known.native.id == array["id"]:
-                return known
             geometry = Geometry.from_json(array["geometry"])
             native = _cachecore.Array(
                 manager.native, array["id"], str(folder), geometry.shape, geometry.chunks, geometry.dtype,
@@ -52,7 +60,7 @@ class Entry:
             manager.failed("open", error)
             return None
         manager.register(native.id, folder, geometry)
-        return cls(manager, native, geometry)
+        return cls(manager, native, geometry, file)
 
     @classmethod
     def create(
@@ -150,6 +158,14 @@ class Entry:
 
 
 _TRAILER = 4  # bytes of the checksum behind a payload
+
+
+def _signature(path: Path) -> tuple[int, ...] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def as_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
