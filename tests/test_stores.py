@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +11,9 @@ from zarr.storage import LocalStore, MemoryStore
 
 from copick.errors import ReadOnlyError
 from copick.stores import MappingStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(params=["memory", "local"])
