@@ -125,7 +125,7 @@ def test_refresh_of_a_tomogram_reads_it_anew(tmp_path: Path, tomogram: Any) -> N
     assert (reopened(tmp_path).numpy() == larger).all()
 
 
-def test_zarr_arrays_on_the_cache_travel_to_other_processes(tmp_path: Path, tomogram: Any) -> None:
+def test_arrays_on_the_cache_travel_to_other_processes(tmp_path: Path, tomogram: Any) -> None:
     config = {"config_type": "filesystem", "root": str(tmp_path / "place"), "read_only": True}
     root = copick.from_string(
         json.dumps(config), cache={"root": str(tmp_path / "cache"), "parent_layer": "*"}
@@ -171,3 +171,11 @@ def test_a_cached_layer_takes_its_parents_place(tmp_path: Path) -> None:
     assert layer.name == "place"
     assert root.new_run("TS_1").sources == ["place"]
     assert not list((tmp_path / "cache").rglob("TS_1/.meta"))
+
+
+def test_what_cannot_be_read_is_said_clearly(tmp_path: Path, tomogram: Any) -> None:
+    array = reopened(tmp_path).array("0")
+    for _ in range(2):  # before and after something is cached
+        with pytest.raises(TypeError, match=r"axis 1: a slice is needed, not int 3; write slice\(3, 4\)"):
+            array.read((slice(None), 3, slice(None)))
+        array.read(())

@@ -11,19 +11,20 @@ from collections import deque
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from copick import _cachecore
-from copick.arrays import ArrayBase, Selection, check_boxes, check_out
+from copick.arrays import ArrayBase, ArraySource, Selection, ZarrArray, check_boxes, check_out, no_room
 from copick.cache.entry import Entry, as_bytes
 from copick.cache.geometry import Geometry, chunk_name, grid
-from copick.errors import NotFoundError
+from copick.cache.manager import open_manager
+from copick.errors import CacheError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -77,39 +78,59 @@ class CachedArray(ArrayBase):
         geometry = entry.geometry if entry else Geometry.of(source.open_array(path))
         return None if geometry is None else cls(manager, folder, origin, source, path, entry, geometry)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        manager = self._manager
+        place = (str(manager.cache_root), manager.limits)
+        return _reopened, (*place, str(self._folder), self._origin, self._source, self._path)
+
     def read(self, slices: Sequence[slice], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         entry = self._entry
-        if entry is not None:
-            result, missing = entry.native.read(slices, out)
-            if missing is None:
-                if not self._manager.started:
-                    self._manager.start()
-                return result
-        selection = Selection.of(slices, self.shape)
-        if entry is None:
-            result = _cachecore.recycled(selection.count, self.dtype) if out is None else out
-            check_out(result, selection.count, self.dtype)
-            missing = None
+        try:
+            if entry is not None:
+                result, missing = entry.native.read(slices, out)
+                if missing is None:
+                    if not self._manager.started:
+                        self._manager.start()
+                    return result
+            selection = Selection.of(slices, self.shape)
+            if entry is None:
+                result = _cachecore.recycled(selection.count, self.dtype) if out is None else out
+                check_out(result, selection.count, self.dtype)
+                missing = None
+        except TypeError:
+            Selection.of(slices, self.shape)  # says it better
+            raise
+        except MemoryError:
+            raise no_room(self._where, Selection.of(slices, self.shape).count, self.dtype) from None
         self._complete(entry, [(selection, result)], missing)
         return result
+
+    @property
+    def _where(self) -> str:
+        return f"{self._source.where}/{self._path}"
 
     def patches(
         self, starts: npt.ArrayLike, size: Sequence[int], out: npt.NDArray[Any] | None = None
     ) -> npt.NDArray[Any]:
         """Boxes of one size, `starts` (n, ndim) → (n, *size), in one native call on all cores (at most four)."""
         corners, extent = check_boxes(starts, size, self.shape), tuple(size)
+        shape = (len(corners), *extent)
         entry = self._entry
-        if entry is not None:
-            result, missing = entry.native.patches(corners, extent, out)
-            if missing is None:
-                self._manager.start()
-                return result
-        else:
-            shape = (len(corners), *extent)
-            result = (
-                _cachecore.recycled(shape, self.dtype) if out is None else check_out(out, shape, self.dtype)
-            )
-            missing = None
+        try:
+            if entry is not None:
+                result, missing = entry.native.patches(corners, extent, out)
+                if missing is None:
+                    self._manager.start()
+                    return result
+            else:
+                result = (
+                    _cachecore.recycled(shape, self.dtype)
+                    if out is None
+                    else check_out(out, shape, self.dtype)
+                )
+                missing = None
+        except MemoryError:
+            raise no_room(self._where, shape, self.dtype) from None
         forwards, single = (False,) * self.ndim, (1,) * self.ndim
         boxes = [Selection(tuple(map(int, corner)), single, extent, forwards) for corner in corners]
         self._complete(entry, list(zip(boxes, result, strict=True)), missing)
@@ -293,7 +314,7 @@ class CachedArray(ArrayBase):
         array = self._source.open_array(self._path)
         if (tuple(array.shape), np.dtype(array.dtype)) != (self.shape, self.dtype):
             raise NotFoundError(
-                f"{self._source.where}/{self._path} has changed at its source since it was opened; call refresh()"
+                f"{self._where} has changed at its source since it was opened; call refresh()"
             )
         origin, box = self.geometry.cell_box(cell)
         at = tuple(first // size for first, size in zip(origin, self.geometry.cells, strict=True))
@@ -319,6 +340,18 @@ class CachedArray(ArrayBase):
             for selection, out in boxes:
                 paste(out, selection, decoded, origin)
         return lacking
+
+
+def _reopened(
+    cache_root: str, limits: dict[str, Any], folder: str, origin: Origin, source: Source, path: str
+) -> ArraySource:
+    """An array in another process; without the cache if it cannot be opened there."""
+    try:
+        manager = open_manager(cache_root, **limits)
+    except (OSError, CacheError):
+        manager = None
+    array = None if manager is None else CachedArray.open(manager, Path(folder), origin, source, path)
+    return ZarrArray(source.open_array(path), f"{source.where}/{path}") if array is None else array
 
 
 def paste(out: npt.NDArray[Any], selection: Selection, data: npt.NDArray[Any], origin: Sequence[int]) -> None:

@@ -151,6 +151,9 @@ class Source:
                 self._store = self.open_store()
             return self._store
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.open_store, self.where, self._formats)
+
     def documents(self, path: str) -> dict[str, bytes | None]:
         """The metadata of the root group and of the node at `path`: at most four requests, at the same time.
 
@@ -199,9 +202,14 @@ class Source:
         answers = {**known, join(path, ".zattrs"): None}
         try:
             array = zarr.open_array(SourceStore(store, answers), path=path, mode="r", zarr_format=zarr_format)
+            if array.shape and min(getattr(array.metadata, "chunks", ()), default=1) < 1:
+                raise ValueError(f"chunks of {array.chunks}")
         except Exception as error:
             name = join(self.where, path, ".zarray" if zarr_format == 2 else "zarr.json")
-            raise FormatError(f"{name} cannot be understood ({type(error).__name__}: {error})") from error
+            raise FormatError(
+                f"{name} cannot be understood ({type(error).__name__}: {error}); it is damaged, or of a format that "
+                "this version of zarr does not read: repair or replace it"
+            ) from error
         self._formats["zarr"] = zarr_format
         return array
 
