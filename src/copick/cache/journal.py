@@ -35,6 +35,9 @@ CREATE TABLE IF NOT EXISTS chunks (array INTEGER NOT NULL, chunk INTEGER NOT NUL
                                    accessed INTEGER NOT NULL, PRIMARY KEY (array, chunk)) WITHOUT ROWID;
 """
 
+_DAMAGED = (sqlite3.Error, ValueError, TypeError, OverflowError)
+"""What a damaged database raises: sqlite3 even fails to decode its own error texts, and rows may hold anything."""
+
 Rows = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
 
 
@@ -148,7 +151,7 @@ class Journal:
                         zip(stamp, array, chunk, strict=True),
                     )
                     db.execute("COMMIT")
-            except sqlite3.Error as error:
+            except _DAMAGED as error:
                 self._failed(error)
                 return False
             return True
@@ -164,10 +167,10 @@ class Journal:
                     for id, folder, layout in db.execute("SELECT * FROM arrays")
                 }
                 rows = db.execute("SELECT array, chunk, bytes, accessed FROM chunks").fetchall()
-        except (sqlite3.Error, ValueError) as error:
+            table = np.array(rows, np.uint64).reshape(-1, 4)
+        except _DAMAGED as error:
             self._failed(error)
             return None
-        table = np.array(rows, np.uint64).reshape(-1, 4)
         array, chunk, size, stamp = (np.ascontiguousarray(table[:, i]) for i in range(4))
         return arrays, (array, chunk, size, stamp)
 
@@ -186,7 +189,7 @@ class Journal:
                 )
                 db.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)", rows)
                 db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except _DAMAGED as error:
             self._failed(error)
 
     @contextlib.contextmanager
