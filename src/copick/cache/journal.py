@@ -189,6 +189,7 @@ class Journal:
                 )
                 db.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)", rows)
                 db.execute("COMMIT")
+            self.rebuild_wanted = False  # also if the database was new
         except _DAMAGED as error:
             self._failed(error)
 
