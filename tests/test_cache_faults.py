@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import shutil
@@ -9,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,11 @@ import numpy as np
 import pytest
 import zarr
 from numcodecs import BZ2, LZ4, Blosc, GZip, Zstd
+from zarr.storage import LocalStore
 
 from copick.cache import manager as managers
+from copick.cache.manager import CacheManager
+from copick.cache.store import CachingZarrStore
 from copick.errors import FormatError
 from copick.testing.http_server import FolderServer
 from support.volumes import (
@@ -107,6 +112,62 @@ def test_what_is_written_through_a_store_held_since_before_the_read_is_seen(tmp_
     tomogram.numpy()
     level[...] = 5
     assert (opened(tmp_path / "project", tmp_path / "cache").numpy() == 5).all()
+
+
+class Held(LocalStore):
+    """A store whose first answer of a chunk waits until it is let go."""
+
+    def hold(self) -> None:
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
+        data = await super().get(key, *args, **kwargs)
+        if key == "0/0/0/0" and not self.go.is_set():
+            self.asked.set()
+            while not self.go.is_set():
+                await asyncio.sleep(0.005)
+        return data
+
+
+@pytest.mark.parametrize("cached_before", [False, True])
+@pytest.mark.parametrize("by", ["the same process", "another process"])
+def test_a_chunk_on_its_way_while_its_volume_is_rewritten_is_not_kept(
+    tmp_path: Path, by: str, cached_before: bool
+) -> None:
+    old, new = noise(seed=1), noise(seed=2)
+    write_array(tmp_path / "source", old)
+    source = Held(tmp_path / "source", read_only=True)
+    source.hold()
+    manager = CacheManager(tmp_path / "cache")
+    store = CachingZarrStore(tmp_path / "cache" / "x.zarr", lambda: source, manager)
+    array = store.open_array("0")
+    if cached_before:
+        array.read((slice(16, 32),))
+    results: list[Any] = []
+    reader = threading.Thread(target=lambda: results.append(array.read(())))
+    reader.start()
+    assert source.asked.wait(30)
+    shutil.rmtree(tmp_path / "source")
+    write_array(tmp_path / "source", new)
+    writer = manager if by == "the same process" else CacheManager(tmp_path / "cache")
+    writer.discard(store.local_path)
+    later: list[Any] = []
+    if writer is manager:  # a reader that begins now must not be given what was asked for before
+        second = threading.Thread(target=lambda: later.append(store.open_array("0").read((slice(0, 16),))))
+        second.start()
+        time.sleep(0.2)
+    source.go.set()
+    reader.join()
+    if writer is manager:
+        second.join()
+        np.testing.assert_array_equal(later[0], new[:16])
+        assert any(np.array_equal(results[0], whole) for whole in (old, new))
+    np.testing.assert_array_equal(
+        cached_store(tmp_path / "cache", tmp_path / "source").open_array("0").read(()), new
+    )
+    np.testing.assert_array_equal(store.open_array("0").read(()), new)
+    manager.close()
+    writer.close()
 
 
 # A damaged source

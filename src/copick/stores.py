@@ -214,6 +214,10 @@ class WatchedStore(MappingStore):
         await super().delete_dir(prefix)
         self._written()
 
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        await super()._set_many(values)
+        self._written()
+
     async def clear(self) -> None:
         await super().clear()
         self._written()

@@ -61,6 +61,7 @@ class CachedArray(ArrayBase):
             path,
         )
         self._entry = entry  # None until something is cached
+        self._changes = 0  # how often what was cached was found to be gone
         self.forgotten = False
         """Another array is to be opened in place of this one, which knows metadata that may be out of date."""
         self.geometry = geometry
@@ -174,6 +175,7 @@ class CachedArray(ArrayBase):
     def forget(self) -> None:
         """What was cached is gone: ask the source again, for everything."""
         self.forgotten = True
+        self._changes += 1
         self._entry = None
         self._source.forget()
 
@@ -186,10 +188,11 @@ class CachedArray(ArrayBase):
         """
         self._manager.start()
         for _ in range(_ROUNDS):
+            changes = self._changes
             if entry is not None and entry.native.encoded and missing is not None:
                 missing = self._decode_cached(entry, boxes, missing)
             self._paste_cells(boxes, self._cells(boxes, missing), self._fetched)
-            if entry is None or self._entry is entry:
+            if self._changes == changes and (entry is None or self._entry is entry):
                 return
             entry, missing = self._entry, None
         self._paste_cells(boxes, self._cells(boxes, None), self._read_source)
@@ -273,37 +276,41 @@ class CachedArray(ArrayBase):
             origin, box = self.geometry.cell_box(cell)
             if entry is not None and entry.holds(origin, tuple(each.stop - each.start for each in box)):
                 return None
-            data = self._read_source(cell)
-            try:
-                if entry is None:
-                    documents = self._source.documents(self._path)
-                    entry = self._adopt(
-                        Entry.create(
-                            self._manager,
-                            self._folder,
-                            self._origin,
-                            self.geometry,
-                            documents,
-                            self._path,
-                            data,
+            with self._manager.standing(self._folder) as stands:
+                data = self._read_source(cell)
+                try:
+                    if entry is None:
+                        documents = self._source.documents(self._path)
+                        entry = self._adopt(
+                            Entry.create(
+                                self._manager,
+                                self._folder,
+                                self._origin,
+                                self.geometry,
+                                documents,
+                                self._path,
+                                data,
+                            )
                         )
-                    )
-                if entry is not None:
-                    entry.keep(data, origin)
-            except Exception as error:  # noqa: BLE001 (whatever fails here, the reader has its data)
-                self._manager.failed("insert", error)
+                    if entry is not None and stands():  # else `data` may be of an older version
+                        entry.keep(data, origin)
+                except Exception as error:  # noqa: BLE001 (whatever fails here, the reader has its data)
+                    self._manager.failed("insert", error)
             return data
 
     def _current(self) -> Entry | None:
         """What is cached now, perhaps begun or discarded by another process."""
         entry = self._entry
         if entry is not None and entry.discarded:
+            self._changes += 1
             self._entry = None
         return self._adopt(Entry.open(self._manager, self._folder, self._origin, self._entry))
 
     def _adopt(self, entry: Entry | None) -> Entry | None:
         if entry is not None and not entry.geometry.same_data(self.geometry):
             entry = None
+        if self._entry is not None and (entry is None or entry.native.id != self._entry.native.id):
+            self._changes += 1
         if entry is not None:
             self.geometry, self.chunks = entry.geometry, entry.geometry.chunks
         self._entry = entry

@@ -182,9 +182,12 @@ class Budget:
         if loaded is None:
             return self.rescan()
         arrays, rows = loaded
-        for id, (folder, layout) in arrays.items():
-            if id not in self.layouts:
-                self.layouts[id] = (self._root / folder, Geometry.from_json(layout))
+        try:
+            for id, (folder, layout) in arrays.items():
+                if id not in self.layouts:
+                    self.layouts[id] = (self._root / folder, Geometry.from_json(layout))
+        except (KeyError, TypeError, ValueError):  # a row that no version of ours wrote
+            return self.rescan()
         self._native.index_load(*rows)
         known, total = self._native.stats()["index_bytes"], self._add(0) - self._reserved
         if abs(total - known) > total * DRIFT + DRIFT_BYTES:  # a writer died, or somebody cleaned up by hand
@@ -207,6 +210,12 @@ class Budget:
 
     def rescan(self) -> None:
         """Make index, database and number anew from the files. Removes what crashed processes left behind. Raises OSError."""
+        with (
+            self._books
+        ):  # what this process reserves waits: it must be in the number once, not twice or never
+            self._rescan()
+
+    def _rescan(self) -> None:
         self._journal.rebuild_wanted = False
         arrays: dict[int, tuple[str, dict[str, Any]]] = {}
         rows: list[tuple[int, int, int, int]] = []
@@ -220,8 +229,7 @@ class Budget:
         table = np.array(rows, np.uint64).reshape(-1, 4)
         self._native.index_load(*(np.ascontiguousarray(column) for column in table.T))
         self._journal.replace(arrays, rows)
-        with self._books:
-            self._usage.set(sum(size for _, _, size, _ in rows) + self._reserved)
+        self._usage.set(sum(size for _, _, size, _ in rows) + self._reserved)
         self._count("rescans", 1)
 
 

@@ -127,7 +127,12 @@ class CacheManager:
             if self._pool is None:
                 self._pool = DaemonPool(self.fetch_threads, "copick-fetch")
             future = self._flights[key] = self._pool.submit(work)
-        future.add_done_callback(lambda _: self._flights.pop(key, None))
+
+        def landed(flight: Future[Any]) -> None:
+            if self._flights.get(key) is flight:  # else it was disowned, and another has taken its place
+                self._flights.pop(key, None)
+
+        future.add_done_callback(landed)
         return future
 
     @property
@@ -192,13 +197,38 @@ class CacheManager:
         for chunk in written:
             self.native.index_add(id, chunk, size, stamp)
 
+    @contextlib.contextmanager
+    def standing(self, folder: Path) -> Iterator[Callable[[], bool]]:
+        """Yields what tells whether `folder` still is the directory that it was: discarding it moves it away."""
+        directory = None
+        # If it cannot be made, nothing will be kept in it. Windows opens no directories.
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory = os.open(folder, os.O_RDONLY)  # as long as it is open, no other one gets its number
+
+        def stands() -> bool:
+            try:
+                return directory is None or os.path.samestat(os.fstat(directory), os.stat(folder))
+            except OSError:
+                return False
+
+        try:
+            yield stands
+        finally:
+            if directory is not None:
+                os.close(directory)
+
     def discard(self, path: Path) -> None:
         """Forget a cached item and all below it, also in arrays that are open. Raises OSError."""
-        for folder, array in list(self.arrays.items()):
-            if Path(folder) == path or path in Path(folder).parents:
-                self.arrays.pop(folder, None)
-                array.forget()
-        self.remove(path)
+        try:
+            self.remove(path)
+        finally:
+            with self._mutex:
+                self._flights.clear()  # who asks from now on does not share what was asked for before
+            for folder, array in list(self.arrays.items()):
+                if Path(folder) == path or path in Path(folder).parents:
+                    self.arrays.pop(folder, None)
+                    array.forget()
 
     def remove(self, path: Path) -> None:
         """Remove a cached item and all below it from disk, in one step for every reader. Raises OSError."""
