@@ -7,6 +7,7 @@ reads something else is reported with the reason; it is never left out silently.
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,7 +61,7 @@ def native_array(place: Place, folder: Path) -> Any:
     return array
 
 
-class Contender:
+class Contender(ABC):
     """A way to read patches."""
 
     name: ClassVar[str]
@@ -69,14 +70,15 @@ class Contender:
     keeps: ClassVar[bool] = False
     """Keeps what it read, so that it must have read everything once to be warm."""
 
-    def setup(self, place: Place, patch: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def setup(self, place: Place, patch: int) -> None: ...
 
-    def read(self, box: Box) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, box: Box) -> Any: ...
 
     def close(self) -> None:
-        pass
+        """Let go of what `setup` took."""
+        return
 
 
 class NumpyFresh(Contender):
@@ -115,8 +117,8 @@ class NumpyKept(NumpyFresh):
         self._kept.clear()
 
 
-class NumpyCollected(NumpyFresh):
-    name = f"numpy copy, {KEPT} at a time"
+class Collected(Contender):
+    """Results are kept until there are KEPT, and then dropped together."""
 
     def setup(self, place: Place, patch: int) -> None:
         super().setup(place, patch)
@@ -130,6 +132,10 @@ class NumpyCollected(NumpyFresh):
 
     def close(self) -> None:
         self._batch.clear()
+
+
+class NumpyCollected(Collected, NumpyFresh):
+    name = f"numpy copy, {KEPT} at a time"
 
 
 class CopickFresh(Contender):
@@ -173,22 +179,9 @@ class CopickKept(CopickFresh):
         self._kept.clear()
 
 
-class CopickCollected(CopickFresh):
+class CopickCollected(Collected, CopickFresh):
     name = f"copick numpy(), {KEPT} at a time"
     keeps = False  # the cache is that of the one above
-
-    def setup(self, place: Place, patch: int) -> None:
-        super().setup(place, patch)
-        self._batch: list[Any] = []
-
-    def read(self, box: Box) -> Any:
-        if len(self._batch) == KEPT:
-            self._batch.clear()
-        self._batch.append(super().read(box))
-        return self._batch[-1]
-
-    def close(self) -> None:
-        self._batch.clear()
 
 
 class CopickZarr(Contender):

@@ -23,6 +23,17 @@ def _no_cache_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COPICK_CACHE_SIZE", raising=False)
 
 
+@pytest.fixture
+def own_managers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Cache managers that a test opens end with it."""
+    from copick.cache import manager as managers
+
+    monkeypatch.setattr(managers, "_managers", {})
+    yield
+    for manager in managers._managers.values():
+        manager.close()
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """Address of an S3 server on this machine."""

@@ -42,13 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(autouse=True)
-def _as_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Managers that a test opens end with it."""
-    monkeypatch.setattr(managers, "_managers", {})
-    yield
-    for manager in managers._managers.values():
-        manager.close()
+pytestmark = pytest.mark.usefixtures("own_managers")
 
 
 def new_process() -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from copick.cache import manager as managers
 from copick.testing.http_server import FolderServer
 from support.volumes import TOMOGRAM, chunk_files, noise, opened, python, write_array, write_tomogram
 
@@ -25,21 +24,13 @@ if TYPE_CHECKING:
     from copick.models import CopickTomogram
 
 pytestmark = [
+    pytest.mark.usefixtures("own_managers"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
     # Python warns of what is tested here: forking while other threads run.
     pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
 ]
 
 SHAPE = (40, 40, 40)
-
-
-@pytest.fixture(autouse=True)
-def _as_a_new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Managers that a test opens end with it."""
-    monkeypatch.setattr(managers, "_managers", {})
-    yield
-    for manager in managers._managers.values():
-        manager.close()
 
 
 @pytest.fixture

@@ -14,17 +14,15 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <system_error>
 
-#include "crc32c.hpp"
-#include "file.hpp"
+#include "file_common.hpp"
 
 namespace copick {
 namespace {
-
-std::atomic<int> injected_step{0}, injected_action{0};
 
 class Descriptor {
  public:
@@ -87,28 +85,6 @@ int write_all(int fd, const unsigned char* data, std::size_t size) noexcept {
   return 0;
 }
 
-int write_file(int fd, const void* payload, std::size_t size) noexcept {
-  const auto* bytes = static_cast<const unsigned char*>(payload);
-  const std::size_t half = size / 2;
-  if (int e = injected(Step::created)) return e;
-  if (int e = write_all(fd, bytes, half)) return e;
-  if (int e = injected(Step::half_written)) return e;
-  if (int e = write_all(fd, bytes + half, size - half)) return e;
-  if (int e = injected(Step::payload_written)) return e;
-  const std::uint32_t crc = crc32c(payload, size);
-  const unsigned char end[4] = {static_cast<unsigned char>(crc), static_cast<unsigned char>(crc >> 8),
-                                static_cast<unsigned char>(crc >> 16), static_cast<unsigned char>(crc >> 24)};
-  if (int e = write_all(fd, end, sizeof end)) return e;
-  return injected(Step::checksum_written);
-}
-
-bool checksum_matches(const unsigned char* data, std::size_t payload) noexcept {
-  const unsigned char* end = data + payload;
-  const std::uint32_t stored = static_cast<std::uint32_t>(end[0]) | static_cast<std::uint32_t>(end[1]) << 8 |
-                               static_cast<std::uint32_t>(end[2]) << 16 | static_cast<std::uint32_t>(end[3]) << 24;
-  return crc32c(data, payload) == stored;
-}
-
 bool on_network(int fd) noexcept {
   struct statfs info;
   if (::fstatfs(fd, &info)) return false;
@@ -137,24 +113,9 @@ bool on_network(int fd) noexcept {
 
 }  // namespace
 
-void inject(int step, int action) noexcept {
-  injected_action = action;
-  injected_step = step;
-}
-
-int injected(Step step) noexcept {
-  int expected = static_cast<int>(step);
-  if (injected_step.load(std::memory_order_relaxed) != expected || !injected_step.compare_exchange_strong(expected, 0))
-    return 0;
-  const int action = injected_action;
-  if (action == kKill) ::raise(SIGKILL);
-  return action;
-}
-
-BlockRef Block::copy_of(const void* data, std::size_t size) {
-  auto* bytes = static_cast<std::byte*>(::operator new(size ? size : 1));
-  if (size) std::memcpy(bytes, data, size);
-  return BlockRef(new Block(Kind::heap, bytes, size));
+void die() noexcept {
+  ::raise(SIGKILL);
+  std::abort();
 }
 
 Block::~Block() {
@@ -183,7 +144,8 @@ int Directory::commit(const std::string& name, const void* payload, std::size_t 
   }
   if (fd < 0) return errno;
   Descriptor file(fd);
-  int error = write_file(file.get(), payload, size);
+  int error =
+      write_chunk(payload, size, [&](const unsigned char* data, std::size_t n) { return write_all(file.get(), data, n); });
   const int closing = file.close();
   if (!error) error = closing;
   if (!error) error = injected(Step::closed);

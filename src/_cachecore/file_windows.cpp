@@ -8,21 +8,19 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <new>
 #include <random>
 #include <system_error>
 
-#include "crc32c.hpp"
-#include "file.hpp"
+#include "file_common.hpp"
 
 namespace copick {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::atomic<int> injected_step{0}, injected_action{0};
 
 int last_error() noexcept {
   const std::error_code code(static_cast<int>(::GetLastError()), std::system_category());
@@ -72,46 +70,11 @@ int write_all(HANDLE file, const unsigned char* data, std::size_t size) noexcept
   return 0;
 }
 
-int write_file(HANDLE file, const void* payload, std::size_t size) noexcept {
-  const auto* bytes = static_cast<const unsigned char*>(payload);
-  if (int e = injected(Step::created)) return e;
-  if (int e = write_all(file, bytes, size / 2)) return e;
-  if (int e = injected(Step::half_written)) return e;
-  if (int e = write_all(file, bytes + size / 2, size - size / 2)) return e;
-  if (int e = injected(Step::payload_written)) return e;
-  const std::uint32_t crc = crc32c(payload, size);
-  const unsigned char end[4] = {static_cast<unsigned char>(crc), static_cast<unsigned char>(crc >> 8),
-                                static_cast<unsigned char>(crc >> 16), static_cast<unsigned char>(crc >> 24)};
-  if (int e = write_all(file, end, sizeof end)) return e;
-  return injected(Step::checksum_written);
-}
-
-bool checksum_matches(const unsigned char* data, std::size_t payload) noexcept {
-  std::uint32_t stored;
-  std::memcpy(&stored, data + payload, sizeof stored);  // this system is little-endian everywhere
-  return crc32c(data, payload) == stored;
-}
-
 }  // namespace
 
-void inject(int step, int action) noexcept {
-  injected_action = action;
-  injected_step = step;
-}
-
-int injected(Step step) noexcept {
-  int expected = static_cast<int>(step);
-  if (injected_step.load(std::memory_order_relaxed) != expected || !injected_step.compare_exchange_strong(expected, 0))
-    return 0;
-  const int action = injected_action;
-  if (action == kKill) ::TerminateProcess(::GetCurrentProcess(), 9);
-  return action;
-}
-
-BlockRef Block::copy_of(const void* data, std::size_t size) {
-  auto* bytes = static_cast<std::byte*>(::operator new(size ? size : 1));
-  if (size) std::memcpy(bytes, data, size);
-  return BlockRef(new Block(Kind::heap, bytes, size));
+void die() noexcept {
+  ::TerminateProcess(::GetCurrentProcess(), 9);
+  std::abort();
 }
 
 Block::~Block() {
@@ -146,7 +109,8 @@ int Directory::commit(const std::string& name, const void* payload, std::size_t 
   }
   if (opened == INVALID_HANDLE_VALUE) return last_error();
   Handle file(opened);
-  int error = write_file(file.get(), payload, size);
+  int error =
+      write_chunk(payload, size, [&](const unsigned char* data, std::size_t n) { return write_all(file.get(), data, n); });
   const int closing = file.close();
   if (!error) error = closing;
   if (!error) error = injected(Step::closed);

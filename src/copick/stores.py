@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -76,6 +77,29 @@ class MappingCalls(Store):
 
 Explain = Callable[[str, Exception], Exception]
 """(key, what a store raised) → what to raise instead."""
+
+
+class ReadOnlyStore(Store):
+    """What stores that only read have in common."""
+
+    supports_writes = False
+    supports_deletes = False
+    supports_partial_writes = False
+    supports_listing = True
+
+    def __init__(self) -> None:
+        super().__init__(read_only=True)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+
+    async def delete(self, key: str) -> None:
+        self._check_writable()
 
 
 class MappingStore(MappingCalls, WrapperStore[Any]):

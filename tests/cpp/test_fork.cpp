@@ -40,7 +40,9 @@ int main() {
       ::_exit(cache.check() ? 0 : 3);
     }
     int status = 0;
-    CHECK(::waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(::waitpid(child, &status, 0) == child);
+    if (status) std::fprintf(stderr, "child status %x\n", static_cast<unsigned>(status));
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
   }
   done = true;
   for (auto& thread : threads) thread.join();

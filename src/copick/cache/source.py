@@ -16,7 +16,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from copick.arrays import missing_array, source_error
 from copick.cache.decode import Decoder
 from copick.errors import FormatError
-from copick.stores import run
+from copick.stores import ReadOnlyStore, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -27,19 +27,14 @@ if TYPE_CHECKING:
 _SHARD_INDEXES = 256  # remembered per store
 
 
-class SourceStore(Store):
+class SourceStore(ReadOnlyStore):
     """The parent's store, read-only, with documents that are known already and shard indexes remembered.
 
     Not sync-capable on purpose: zarr then always asks `get`, where what is known is answered without a request.
     """
 
-    supports_writes = False
-    supports_deletes = False
-    supports_partial_writes = False
-    supports_listing = True
-
     def __init__(self, parent: Store, known: dict[str, bytes | None]) -> None:
-        super().__init__(read_only=True)
+        super().__init__()
         self._parent, self._known = parent, known
         self._indexes: OrderedDict[tuple[str, int], Buffer | None] = OrderedDict()
         self._asked: dict[tuple[str, int], asyncio.Future[Buffer | None]] = {}  # indexes under way
@@ -74,23 +69,10 @@ class SourceStore(Store):
             self._indexes.popitem(last=False)
         return index
 
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        return list(
-            await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
-        )
-
     async def exists(self, key: str) -> bool:
         if key in self._known:
             return self._known[key] is not None
         return await self._parent.exists(key)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        self._check_writable()
-
-    async def delete(self, key: str) -> None:
-        self._check_writable()
 
     def list(self) -> AsyncIterator[str]:
         return self._parent.list()

@@ -23,17 +23,17 @@ from copick.cache.geometry import chunk_index, zarr_document
 from copick.cache.manager import CacheManager, open_manager
 from copick.cache.source import Source, fetch, join
 from copick.errors import CacheError, NotFoundError
-from copick.stores import MappingCalls
+from copick.stores import MappingCalls, ReadOnlyStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
     from collections.abc import Set as AbstractSet
 
 _METADATA = (".zarray", ".zattrs", ".zgroup", "zarr.json")
 """Consolidated metadata (`.zmetadata`) describes the source's chunks and is not passed on."""
 
 
-class CachingZarrStore(MappingCalls):
+class CachingZarrStore(MappingCalls, ReadOnlyStore):
     """A read-only zarr store of one volume, cached; also a mapping of keys to bytes.
 
     Args:
@@ -45,11 +45,6 @@ class CachingZarrStore(MappingCalls):
         formats: Shared by the volumes of a layer, see `Source`.
     """
 
-    supports_writes = False
-    supports_deletes = False
-    supports_partial_writes = False
-    supports_listing = True
-
     def __init__(
         self,
         local_path: str | Path,
@@ -60,7 +55,7 @@ class CachingZarrStore(MappingCalls):
         where: str = "",
         formats: dict[str, int] | None = None,
     ) -> None:
-        super().__init__(read_only=True)
+        super().__init__()
         self.local_path, self.cache_manager = Path(local_path), cache_manager
         self._origin = origin or info.Origin("", "")
         self._opened: dict[str, CachedArray] = {}
@@ -210,21 +205,8 @@ class CachingZarrStore(MappingCalls):
                 self.cache_manager.failed("metadata", error)
         return documents
 
-    async def get_partial_values(
-        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
-    ) -> list[Buffer | None]:
-        return list(
-            await asyncio.gather(*(self.get(key, prototype, byte_range) for key, byte_range in key_ranges))
-        )
-
     async def exists(self, key: str) -> bool:
         return await self.get(key, default_buffer_prototype()) is not None
-
-    async def set(self, key: str, value: Buffer) -> None:
-        self._check_writable()
-
-    async def delete(self, key: str) -> None:
-        self._check_writable()
 
     def list(self) -> AsyncIterator[str]:
         return self.list_prefix("")
