@@ -148,7 +148,8 @@ class Budget:
     def _excess(self, size: int, total: int | None = None) -> int:
         """By how many bytes the cache is too large, or the volume too full, to write `size` bytes that are reserved."""
         volume = shutil.disk_usage(self._root)
-        lacking = size + int(volume.total * FREE_SHARE) - volume.free
+        # What other threads have reserved will be written too.
+        lacking = max(size, self._reserved) + int(volume.total * FREE_SHARE) - volume.free
         if not self.limit:
             return lacking
         return max((self._add(0) if total is None else total) - self.limit, lacking)
