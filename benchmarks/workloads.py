@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    import copick
+    from copick.models import CopickTomogram
 
 RUN, SPACING, LEVEL = "bench", 10.0, "0"
 
@@ -133,7 +133,7 @@ def project(source: str) -> str:
     return json.dumps(config)
 
 
-def open_tomogram(source: str, cache: Path | None, tomo_type: str) -> copick.CopickTomogram:  # type: ignore[name-defined]
+def open_tomogram(source: str, cache: Path | None, tomo_type: str) -> CopickTomogram:
     """A tomogram of the project at `source`, cached in the folder `cache` or not at all."""
     import copick
 

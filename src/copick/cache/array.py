@@ -53,13 +53,8 @@ class CachedArray(ArrayBase):
         geometry: Geometry,
     ) -> None:
         """Use `open`."""
-        self._manager, self._folder, self._origin, self._source, self._path = (
-            manager,
-            folder,
-            origin,
-            source,
-            path,
-        )
+        self._manager, self._folder, self._origin = manager, folder, origin
+        self._source, self._path = source, path
         self._entry = entry  # None until something is cached
         self._changes = 0  # how often what was cached was found to be gone
         self.forgotten = False

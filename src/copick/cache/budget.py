@@ -62,24 +62,17 @@ class Budget:
     ) -> None:
         """`limit` in bytes, 0 = none; `count` notes what happened in the statistics."""
         self.limit = limit
-        self._root, self._native, self._journal, self._locks, self._count = (
-            root,
-            native,
-            journal,
-            locks,
-            count,
-        )
+        self._root, self._native, self._journal = root, native, journal
+        self._locks, self._count = locks, count
         self._usage = SharedTotal(root / ".cache_metadata" / "usage", locks)
-        self.layouts: dict[
-            int, tuple[Path, Geometry]
-        ] = {}  # array id → its folder and geometry, to name files by
+        # Array id → its folder and geometry, to name files by.
+        self.layouts: dict[int, tuple[Path, Geometry]] = {}
         self._evictions_seen = 0
         self.after_fork()
 
     def after_fork(self) -> None:
-        self._books = (
-            threading.RLock()
-        )  # what this process has reserved and what the shared number says change together
+        # What this process has reserved and what the shared number says change together.
+        self._books = threading.RLock()
         self._reserved = 0
         self._usage.after_fork()
 

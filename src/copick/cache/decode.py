@@ -40,12 +40,8 @@ class Decoder:
     def __init__(
         self, codecs: list[Any], dtype: np.dtype[Any], shape: tuple[int, ...], order: Literal["C", "F"]
     ) -> None:
-        self._codecs, self._dtype, self._shape, self._order = (
-            codecs,
-            dtype,
-            shape,
-            order,
-        )  # decoded last to first
+        self._codecs = codecs  # in the order of encoding
+        self._dtype, self._shape, self._order = dtype, shape, order
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> Decoder | None:

@@ -84,9 +84,8 @@ class Entry:
             if entry is not None and entry.geometry.same_data(geometry):  # another was faster
                 return entry
             if folder.is_dir() and any(name != DOCUMENTS for name in os.listdir(folder)):
-                manager.remove(
-                    folder
-                )  # damaged, of another place, shape or version: no chunk of it can be trusted
+                # Damaged, or of another place, shape or version: no chunk of it can be trusted.
+                manager.remove(folder)
             name, document = zarr_document(geometry, documents, path, stored=stored)
             info.write(folder / name, document)
             item = {

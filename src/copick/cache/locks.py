@@ -34,9 +34,8 @@ class RangeLocks:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._fd: int | None = None
-        self._held: set[int] = (
-            set()
-        )  # by threads of this process: one descriptor's locks do not exclude each other
+        # By threads of this process: one descriptor's locks do not exclude each other.
+        self._held: set[int] = set()
         self._mutex = threading.Lock()
 
     @contextmanager

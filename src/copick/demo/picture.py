@@ -117,9 +117,8 @@ def draw_orthogonal(
     _draw_scale_bar(figure.axes[0], shape[2], voxel_size, layout.panels[_XY][3])
     width, height = layout.size
     left = layout.panels[_XY][0]
-    size = min(
-        9.5, (width - 2 * left) * 72 / (0.62 * max(len(title), 1))
-    )  # letters are about 0.62 of their size wide
+    # Letters are about 0.62 of their size wide.
+    size = min(9.5, (width - 2 * left) * 72 / (0.62 * max(len(title), 1)))
     figure.text(left / width, 1 - MARGIN / height, title, ha="left", va="top", size=size, weight="bold")
     _draw_legend(figure, layout, drawn, labels)
     target = Path(path)

@@ -112,9 +112,8 @@ class LocalPlace:
             return None
         if os.path.lexists(self.root):
             return "it is not a directory"
-        return (
-            "there is no such directory" if read_only else None
-        )  # a writable one is made on the first write
+        # A writable one is made on the first write.
+        return "there is no such directory" if read_only else None
 
     def forget(self) -> None:
         pass

@@ -61,9 +61,8 @@ class CopickPicks(Annotation):
     def __init__(self, parent: Any, meta: CopickPicksFile, config: Any = None) -> None:
         super().__init__(parent, meta, config)
         self._loaded = False
-        self._listed = frozenset(
-            meta.model_fields_set
-        )  # known from the file name; anything more was set by a caller
+        # Known from the file name; anything more was set by a caller.
+        self._listed = frozenset(meta.model_fields_set)
 
     @property
     def pickable_object_name(self) -> str:
