@@ -52,7 +52,10 @@ def test_defaults() -> None:
     assert config.default_write_layer == "work"
     assert config.layer_configs["work"].layer_name == "work"
     assert config.cache is None
+    assert (config.write_strategy, config.zarr_format) == ("default", 2)
+    assert CopickConfigFS(root="x").zarr_format == 2
     cache = CopickConfigCache(root="x")
+    assert cache.propagate
     assert (cache.max_size_bytes, cache.max_age, cache.disk_format) == (10 * 1024**3, 604800, "auto")
     assert cache.decoded_bytes == 256 * 1024**2
 
@@ -197,6 +200,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (multilayer(cache_config={"root": "s3://c"}), r"cache_config: root: a cache needs a local directory"),
     (multilayer(layers=["c"], layer_configs={"c": {"config_type": "cache", "root": "c"}}), "only a cache"),
     (multilayer(layer_config={}), r"layer_config: unknown key \(did you mean 'layer_configs'\?\)"),
+    (
+        multilayer(write_strategy="src"),
+        r"write_strategy: found 'src'; expected 'default', 'source' or 'cache'",
+    ),
+    (multilayer(zarr_format=4), r"zarr_format: found 4; expected 2 or 3"),
     (multilayer(user_id="a_b"), r"user_id: .*try 'a-b'"),
     (multilayer(pickable_objects=[{"name": "a"}]), r"pickable_objects\.0\.is_particle: is missing"),
     (

@@ -34,6 +34,10 @@ GIB = 1024**3
 ENTRY_POINTS = "copick.layers"
 
 CleanName = Annotated[str, AfterValidator(lambda name: check_clean(name, "name"))]
+ZarrFormat = Literal[2, 3]
+"""2 = OME-NGFF 0.4 in zarr v2, which every tool of the field reads; 3 = OME-Zarr 0.5 in zarr v3."""
+WriteStrategy = Literal["default", "source", "cache"]
+"""Where a change goes: the default write layer, the layer that serves the entity, or the cache first."""
 
 
 class CopickConfig(BaseModel):
@@ -97,6 +101,8 @@ class CopickConfigFS(LayerConfig):
     """Passed to fsspec."""
     timeout_s: float = Field(default=60.0, gt=0)
     """How long one request may take to connect or to send something."""
+    zarr_format: ZarrFormat = 2
+    """What new arrays are written as."""
 
     @model_validator(mode="after")
     def _root_is_usable(self) -> CopickConfigFS:
@@ -148,6 +154,8 @@ class CopickConfigCache(CopickConfigFS):
     disk_format: Literal["auto", "raw", "encoded"] = "auto"
     decoded_bytes: int = Field(default=256 * 1024**2, ge=0)
     """Budget of the decoded tier, per process."""
+    propagate: bool = True
+    """With the write strategy `cache`: whether changes also go to a layer below, or stay in the cache only."""
 
     @property
     def parents(self) -> list[str]:
@@ -232,6 +240,9 @@ class CopickConfigMultilayer(CopickConfig):
     default_write_layer: str | None = None
     """None = the first layer that can be written."""
     cache_config: Annotated[CopickConfigCache | None, BeforeValidator(_cache_config)] = None
+    write_strategy: WriteStrategy = "default"
+    zarr_format: ZarrFormat = 2
+    """What new arrays are written as."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> CopickConfigMultilayer:
