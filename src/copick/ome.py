@@ -198,7 +198,7 @@ def smallest_unsigned(data: npt.NDArray[Any]) -> np.dtype[Any]:
     """The smallest unsigned type that holds the labels in `data`, uint8 or wider.
 
     Raises:
-        ValueError: A label is negative, fractional or not finite.
+        ValueError: A label is negative, fractional, not finite or too large.
     """
     if data.dtype == np.bool_ or data.size == 0:
         return np.dtype(np.uint8)
@@ -206,7 +206,10 @@ def smallest_unsigned(data: npt.NDArray[Any]) -> np.dtype[Any]:
     low, high = data.min(), data.max()
     if low < 0:
         raise ValueError(f"labels must not be negative; found {low}")
-    return max(np.dtype(np.uint8), np.min_scalar_type(int(high)))
+    smallest = np.min_scalar_type(int(high))
+    if smallest.kind != "u":
+        raise ValueError(f"labels up to {high} fit no unsigned type")
+    return max(np.dtype(np.uint8), smallest)
 
 
 def exact_cast(data: npt.NDArray[Any], dtype: npt.DTypeLike, what: str) -> npt.NDArray[Any]:
@@ -218,7 +221,7 @@ def exact_cast(data: npt.NDArray[Any], dtype: npt.DTypeLike, what: str) -> npt.N
     target = np.dtype(dtype)
     if data.dtype == target or np.can_cast(data.dtype, target, "safe") or data.size == 0:
         return data.astype(target, copy=False)
-    if data.dtype.kind not in "biuf" or target.kind not in "iuf":
+    if data.dtype.kind not in "biuf" or target.kind not in "biuf":
         raise ValueError(f"{what}: {data.dtype} data cannot become {target}")
     low, high = data.min(), data.max()
     if target.kind == "f":
@@ -230,11 +233,9 @@ def exact_cast(data: npt.NDArray[Any], dtype: npt.DTypeLike, what: str) -> npt.N
             raise ValueError(f"{what}: {data.dtype} data up to {finite.max():g} do not fit {target}")
         return data.astype(target)
     _check_whole(data)
-    bounds = np.iinfo(target)
-    if int(low) < bounds.min or int(high) > bounds.max:
-        raise ValueError(
-            f"{what}: values from {low} to {high} do not fit {target} ({bounds.min} to {bounds.max})"
-        )
+    least, most = (0, 1) if target.kind == "b" else (np.iinfo(target).min, np.iinfo(target).max)
+    if int(low) < least or int(high) > most:
+        raise ValueError(f"{what}: values from {low} to {high} do not fit {target} ({least} to {most})")
     return data.astype(target)
 
 
