@@ -17,6 +17,9 @@ from pydantic import ValidationError
 
 from copick.errors import FormatError
 from copick.meta import (
+    CopickFeaturesMeta,
+    CopickMeshMeta,
+    CopickObjectMeta,
     CopickPicksFile,
     CopickRunMeta,
     CopickSegmentationMeta,
@@ -57,6 +60,10 @@ class Kind:
     """Reads the identity fields back from a file name."""
     flags: Mapping[str, str] = field(default_factory=dict)
     """Boolean fields, and what stands in the file name when they are true."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that are the same for all of this kind."""
+    beside: bool = False
+    """The files lie beside that of the parent, and their names begin with the parent's."""
     ignores: re.Pattern[str] | None = None
     """File names that belong to other kinds in the same folder; skipped without a word."""
 
@@ -72,6 +79,10 @@ class Kind:
 
     def ref(self, meta: Meta, parent: Ref | None) -> Ref:
         return Ref(self, self.key(meta), parent)
+
+    def meta_of(self, values: tuple[Value, ...]) -> Meta:
+        """The metadata that a key stands for."""
+        return self.meta(**dict(zip(self.identity, values, strict=True)), **self.fixed)
 
     def file_name(self, values: tuple[Value, ...]) -> str:
         """The file name of the entity with this key.
@@ -89,7 +100,7 @@ class Kind:
             fields: dict[str, Any] = match.groupdict()
             fields.update({flag: bool(fields[flag]) for flag in self.flags})
             try:
-                return self.meta(**fields)
+                return self.meta(**fields, **self.fixed)
             except ValidationError:
                 pass
         logger.warning("skipped %r: not a %s name (%s)", f"{folder}/{file_name}", self.label, self.template)
@@ -188,13 +199,13 @@ class Ref:
 
     @property
     def file_name(self) -> str:
-        return self.kind.file_name(self.values)
+        own = self.kind.file_name(self.values)
+        return check_name(f"{prefix_of(self.kind, self.parent)}{own}", f"{self.kind.label} file name")
 
     @property
     def path(self) -> str:
         """Relative path in the directory layout, with `/`. Raises FormatError as `Kind.file_name` does."""
-        parts = [self.parent.path] if self.parent else []
-        return "/".join([*parts, *([self.kind.folder] if self.kind.folder else []), self.file_name])
+        return "/".join([*folder_of(self.kind, self.parent), self.file_name])
 
     def walk(self) -> Iterator[Ref]:
         """The ancestors from the root down, and this ref itself."""
@@ -209,6 +220,17 @@ class Ref:
     def __str__(self) -> str:
         shown = ("_".join(_shown(value) for value in ref.values if value is not False) for ref in self.walk())
         return f"{self.kind.label} {'/'.join(shown)!r}"
+
+
+def prefix_of(kind: Kind, parent: Ref | None) -> str:
+    """What the file names of a kind begin with under this parent."""
+    return f"{parent.file_name.removesuffix('.zarr')}_" if kind.beside and parent else ""
+
+
+def folder_of(kind: Kind, parent: Ref | None) -> list[str]:
+    """The parts of the path where the files of a kind lie under this parent."""
+    above = parent.parent if kind.beside and parent else parent
+    return [*([above.path] if above else []), *([kind.folder] if kind.folder else [])]
 
 
 def _shown(value: Value) -> str:
@@ -248,35 +270,87 @@ TOMOGRAM = Kind(
     pattern=re.compile(r"(?P<tomo_type>.+)\.zarr", re.DOTALL),
     ignores=re.compile(r"_features\.zarr$|(?<!\.zarr)$"),
 )
-PICKS = Kind(
-    name="picks",
-    meta=CopickPicksFile,
-    identity=("pickable_object_name", "user_id", "session_id"),
-    payload="document",
-    folder="Picks",
-    template="{user_id}_{session_id}_{pickable_object_name}.json",
-    pattern=re.compile(
-        r"(?P<user_id>[^_]+)_(?P<session_id>[^_]+)_(?P<pickable_object_name>.+)\.json", re.DOTALL
-    ),
-    ignores=re.compile(r"(?<!\.json)$"),
-)
-SEGMENTATION = Kind(
-    name="segmentation",
-    meta=CopickSegmentationMeta,
-    identity=("name", "user_id", "session_id", "voxel_size", "is_multilabel"),
+FEATURES = Kind(
+    name="features",
+    meta=CopickFeaturesMeta,
+    identity=("feature_type",),
     payload="array",
-    folder="Segmentations",
-    template="{voxel_size:.3f}_{user_id}_{session_id}_{name}{is_multilabel}.zarr",
-    pattern=re.compile(
-        rf"(?P<voxel_size>{_NUMBER})_(?P<user_id>[^_]+)_(?P<session_id>[^_]+)_(?P<name>.+?)"
-        r"(?P<is_multilabel>-multilabel)?\.zarr",
-        re.DOTALL,
-    ),
-    flags={"is_multilabel": "-multilabel"},
+    folder="",
+    template="{feature_type}_features.zarr",
+    pattern=re.compile(r"(?P<feature_type>.+)_features\.zarr", re.DOTALL),
+    beside=True,
+    ignores=re.compile(r"(?<!_features\.zarr)$"),
+)
+
+
+def _annotation(name: str, meta: type[Meta], folder: str, suffix: str) -> Kind:
+    """A document about one object by one user in one session."""
+    return Kind(
+        name=name,
+        meta=meta,
+        identity=("pickable_object_name", "user_id", "session_id"),
+        payload="document",
+        folder=folder,
+        template="{user_id}_{session_id}_{pickable_object_name}" + suffix,
+        pattern=re.compile(
+            r"(?P<user_id>[^_]+)_(?P<session_id>[^_]+)_(?P<pickable_object_name>.+)" + re.escape(suffix),
+            re.DOTALL,
+        ),
+        ignores=re.compile(rf"(?<!{re.escape(suffix)})$"),
+    )
+
+
+PICKS = _annotation("picks", CopickPicksFile, "Picks", ".json")
+MESH = _annotation("mesh", CopickMeshMeta, "Meshes", ".glb")
+
+
+def _segmentation(name: str, folder: str, flag: str = "", **fixed: bool) -> Kind:
+    """A mask of a run. `flag`: what marks multilabel masks in a file name; empty: nothing does."""
+    optional = rf"(?P<is_multilabel>{flag})?" if flag else ""
+    return Kind(
+        name=name,
+        meta=CopickSegmentationMeta,
+        identity=("name", "user_id", "session_id", "voxel_size", *(["is_multilabel"] if flag else [])),
+        payload="array",
+        folder=folder,
+        template="{voxel_size:.3f}_{user_id}_{session_id}_{name}" + ("{is_multilabel}" if flag else "") + ".zarr",
+        pattern=re.compile(
+            rf"(?P<voxel_size>{_NUMBER})_(?P<user_id>[^_]+)_(?P<session_id>[^_]+)_(?P<name>.+?){optional}\.zarr",
+            re.DOTALL,
+        ),
+        flags={"is_multilabel": flag} if flag else {},
+        fixed=fixed,
+        ignores=re.compile(r"(?<!\.zarr)$"),
+    )
+
+
+SEGMENTATION = _segmentation("segmentation", "Segmentations", "-multilabel", is_instance=False, is_panoptic=False)
+INSTANCE_SEGMENTATION = _segmentation(
+    "instance_segmentation", "InstanceSegmentations", is_multilabel=False, is_instance=True, is_panoptic=False
+)
+PANOPTIC_SEGMENTATION = _segmentation(
+    "panoptic_segmentation", "PanopticSegmentations", is_multilabel=False, is_instance=False, is_panoptic=True
+)
+OBJECT = Kind(
+    name="object",
+    meta=CopickObjectMeta,
+    identity=("name",),
+    payload="array",
+    folder="Objects",
+    template="{name}.zarr",
+    pattern=re.compile(r"(?P<name>.+)\.zarr", re.DOTALL),
     ignores=re.compile(r"(?<!\.zarr)$"),
 )
 
-KINDS: tuple[Kind, ...] = (RUN, VOXEL_SPACING, TOMOGRAM, PICKS, SEGMENTATION)
+CHILDREN: Mapping[Kind | None, tuple[Kind, ...]] = {
+    None: (RUN, OBJECT),
+    RUN: (VOXEL_SPACING, PICKS, MESH, SEGMENTATION, INSTANCE_SEGMENTATION, PANOPTIC_SEGMENTATION),
+    VOXEL_SPACING: (TOMOGRAM,),
+    TOMOGRAM: (FEATURES,),
+}
+"""What may lie under what; None is the root."""
+
+KINDS: tuple[Kind, ...] = tuple(kind for kinds in CHILDREN.values() for kind in kinds)
 _BY_NAME = {kind.name: kind for kind in KINDS}
 
 

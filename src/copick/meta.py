@@ -36,7 +36,9 @@ class Meta(BaseModel):
             return cls(**fields)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False)
-            texts = [f"{p['loc'][0]} {p['input']!r:.40}: {_lowered(p['msg'])}" for p in problems if p["loc"]]
+            texts = [
+                (f"{p['loc'][0]} {p['input']!r:.40}: " if p["loc"] else "") + _lowered(p["msg"]) for p in problems
+            ]
             raise FormatError("; ".join(texts)) from None
 
     def filled(self: M, other: Meta) -> M:
@@ -49,11 +51,17 @@ class Meta(BaseModel):
         return self.model_copy(update=lacking) if lacking else self
 
 
-class CopickRunMeta(Meta):
+class FolderMeta(Meta):
+    """What the `.meta` file of a run or voxel spacing may say. copick 1.x writes the word "meta" there, and ignores it."""
+
+    description: str | None = None
+
+
+class CopickRunMeta(FolderMeta):
     name: str
 
 
-class CopickVoxelSpacingMeta(Meta):
+class CopickVoxelSpacingMeta(FolderMeta):
     voxel_size: VoxelSize
 
 
@@ -61,12 +69,54 @@ class CopickTomogramMeta(Meta):
     tomo_type: str
 
 
+class CopickFeaturesMeta(Meta):
+    tomo_type: str = ""
+    """Of the tomogram; known from it."""
+    feature_type: str
+
+
+class CopickMeshMeta(Meta):
+    pickable_object_name: str
+    user_id: str
+    session_id: str
+
+
 class CopickSegmentationMeta(Meta):
+    """At most one of the flags is set; none = binary."""
+
     user_id: str
     session_id: str
     name: str
     is_multilabel: bool = False
+    is_instance: bool = False
+    is_panoptic: bool = False
     voxel_size: VoxelSize
+
+    @model_validator(mode="after")
+    def _has_one_type(self) -> CopickSegmentationMeta:
+        flags = [flag for flag in ("is_multilabel", "is_instance", "is_panoptic") if getattr(self, flag)]
+        if len(flags) > 1:
+            raise ValueError(f"a segmentation has one type; given are {' and '.join(flags)}")
+        return self
+
+
+class CopickObjectMeta(Meta):
+    """An object as layers list it: by its density map."""
+
+    name: str
+
+
+class FilamentSpec(BaseModel):
+    """What is known of a filament-like object: `metadata["copick"]["filament"]` of a `PickableObject`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    polar: bool | None = None
+    """Whether its two ends differ."""
+    helical_rise_a: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Ångström along the axis from subunit to subunit."""
+    helical_twist_deg: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Degrees around the axis from subunit to subunit."""
 
 
 def _label(label: int | None) -> int | None:
@@ -106,6 +156,46 @@ class PickableObject(Meta):
             go_id = data.pop("go_id")
             data.setdefault("identifier", go_id)
         return data
+
+    @model_validator(mode="after")
+    def _filament_is_usable(self) -> PickableObject:
+        if self.is_filament:
+            if not self.is_particle:
+                raise ValueError(f"object {self.name!r} has a filament spec, so is_particle must be true")
+            _ = self.filament
+        return self
+
+    @property
+    def is_filament(self) -> bool:
+        """Whether its metadata hold a filament spec."""
+        return self._filament_fields() is not None
+
+    @property
+    def filament(self) -> FilamentSpec | None:
+        """The filament spec in its metadata."""
+        fields = self._filament_fields()
+        return None if fields is None else FilamentSpec.model_validate(fields)
+
+    def set_filament(self, spec: FilamentSpec | Mapping[str, Any] | None) -> None:
+        """Replace the filament spec; None removes it.
+
+        Raises:
+            ValueError: It cannot be so, or the object is no particle; nothing is changed then.
+        """
+        own = dict(self.metadata.get("copick") or {})
+        own.pop("filament", None)
+        if spec is not None:
+            if not self.is_particle:
+                raise ValueError(f"object {self.name!r} is no particle, so it cannot be a filament")
+            given = spec.model_dump(exclude_unset=True) if isinstance(spec, FilamentSpec) else dict(spec)
+            FilamentSpec.model_validate(given)
+            own["filament"] = given
+        rest = {key: value for key, value in self.metadata.items() if key != "copick"}
+        self.metadata = {**rest, "copick": own} if own else rest
+
+    def _filament_fields(self) -> Any:
+        own = self.metadata.get("copick")
+        return own.get("filament") if isinstance(own, Mapping) else None
 
     @property
     def go_id(self) -> str | None:

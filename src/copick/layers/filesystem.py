@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from copick.errors import ConfigError, CopickError, FormatError, LayerError, NotFoundError
-from copick.kinds import Kind, Ref, check_name
+from copick.kinds import CHILDREN, Kind, Ref, check_name, prefix_of
 from copick.layers.layer import Layer
 from copick.layers.places import LocalPlace, Place, RemotePlace
 from copick.layers.protocols import filesystem_class
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GROUP = b'{\n    "zarr_format": 2\n}'
-"""What an empty zarr group is on disk."""
+GROUPS = {2: (".zgroup", b'{\n    "zarr_format": 2\n}'), 3: ("zarr.json", b'{"zarr_format": 3, "node_type": "group"}')}
+"""What an empty zarr group is on disk, by zarr format."""
+META = ".meta"
+"""The document of a run or voxel spacing."""
+PARTIAL = ".copick-partial-"
+"""Before the name of an array in a file name: that array is not whole yet. For places that cannot rename."""
 
 
 class FilesystemLayer(Layer):
@@ -71,22 +76,33 @@ class FilesystemLayer(Layer):
     def path(self, ref: Ref) -> str:
         """Where `ref` lies, relative to the root."""
         name = self._odd_names.get(ref) or ref.file_name
-        above = [self.path(ref.parent)] if ref.parent else []
-        return "/".join([*above, *([ref.kind.folder] if ref.kind.folder else []), name])
+        folder = self._folder(ref.kind, ref.parent)
+        return f"{folder}/{name}" if folder else name
+
+    def _folder(self, kind: Kind, parent: Ref | None) -> str:
+        """Where the files of a kind under `parent` lie, relative to the root."""
+        above = parent.parent if kind.beside and parent else parent
+        return "/".join([*([self.path(above)] if above else []), *([kind.folder] if kind.folder else [])])
+
+    def _document_path(self, ref: Ref) -> str:
+        path = self.path(ref)
+        return f"{path}/{META}" if ref.kind.payload == "folder" else path
 
     def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
-        folder = "/".join([*([self.path(parent)] if parent else []), *([kind.folder] if kind.folder else [])])
+        folder, prefix = self._folder(kind, parent), prefix_of(kind, parent)
         with self._asking(folder):
             try:
                 entries = self.place.entries(folder)
             except (FileNotFoundError, NotADirectoryError):
                 self._check_root()
                 return []
+        partial_copies = {name.removeprefix(PARTIAL) for name, _ in entries if name.startswith(PARTIAL)}
         found: dict[Ref, Meta] = {}
         for name, is_folder in sorted(entries):
-            if is_folder == (kind.payload == "document") or kind.hides(name):
+            if is_folder == (kind.payload == "document") or not name.startswith(prefix) or kind.hides(name):
                 continue
-            if (meta := self._parsed(kind, name, folder)) is not None:
+            own = name.removeprefix(prefix)
+            if name not in partial_copies and (meta := self._parsed(kind, own, folder)) is not None:
                 self._note(kind.ref(meta, parent), meta, name, folder, found)
         if not self.is_local:
             self._seen.update(found)
@@ -144,34 +160,44 @@ class FilesystemLayer(Layer):
         if ref.kind.payload == "folder" or self.is_local:
             return self.place.has_folder(path)
         # The group's own file answers with one request as a rule; a directory may take several.
-        return self.place.has_file(f"{path}/.zgroup") or self.place.has_folder(path)
+        if self.place.has_file(f"{path}/.zgroup"):
+            return True
+        return self.place.has_folder(path) and (
+            self.place.can_rename or not self.place.has_file(_partial_mark(path))
+        )
 
     def create(self, ref: Ref) -> None:
         self.check_writable(ref)
         for each in ref.walk():
-            path = self.path(each)
-            if self.exists(each):
+            # What is above is made where it is a folder; features do not bring an empty tomogram with them.
+            if (each is not ref and each.kind.payload != "folder") or self.exists(each):
                 continue
+            path = self.path(each)
             with self._asking(path):
                 if each.kind.payload == "document":
                     self.place.write(path, b"")
                 else:
                     self.place.make_folder(path)
                     # A file inside makes directories exist on object stores, too.
-                    name, content = (".zgroup", GROUP) if each.kind.payload == "array" else (".meta", b"meta")
+                    is_array = each.kind.payload == "array"
+                    name, content = GROUPS[self.config.zarr_format] if is_array else (META, b"meta")
                     self.place.write(f"{path}/{name}", content)
 
     def delete(self, ref: Ref) -> None:
         self.check_writable(ref)
         self._seen.clear()
-        path = self.path(ref)
         if not self.exists(ref):
             raise self._missing(ref)
-        with self._asking(path):
-            self.place.remove(path)
+        beside = [kind for kind in CHILDREN.get(ref.kind, ()) if kind.beside]
+        for path in [
+            *(self.path(kind.ref(meta, ref)) for kind in beside for meta in self.list(ref, kind)),
+            self.path(ref),
+        ]:
+            with self._asking(path):
+                self.place.remove(path)
 
     def load(self, ref: Ref) -> bytes:
-        path = self.path(ref)
+        path = self._document_path(ref)
         with self._asking(path):
             try:
                 return self.place.read(path)
@@ -180,7 +206,7 @@ class FilesystemLayer(Layer):
 
     def save(self, ref: Ref, document: bytes) -> None:
         self.check_writable(ref)
-        path = self.path(ref)
+        path = self._document_path(ref)
         with self._asking(path):
             self.place.write(path, document)
 
@@ -195,6 +221,42 @@ class FilesystemLayer(Layer):
         with self._asking(path):
             store = self.place.store(path, read_only=not write)
         return MappingStore(store, f"layer {self.name!r}: {self._shown}/{path}", partial(self._failure, path))
+
+    def adopt(self, ref: Ref, source: Store) -> None:
+        self.check_writable(ref)
+        path = self.path(ref)
+        folder, _, name = path.rpartition("/")
+        if self.place.can_rename:
+            temporary = f"{folder}/.copick-{secrets.token_hex(8)}.tmp"
+            with self._asking(path):
+                try:
+                    self._copy(source, temporary, name)
+                    self.place.swap_in(temporary, path)
+                except BaseException:
+                    with contextlib.suppress(Exception):  # what failed first is what counts
+                        self.place.remove(temporary)
+                    raise
+        else:
+            mark = _partial_mark(path)
+            with self._asking(path):
+                self.place.write(mark, b"")
+                if self.place.has_folder(path):
+                    self.place.remove(path)
+                try:
+                    self._copy(source, path, name)
+                except BaseException:  # the mark stays until nothing of the copy is left
+                    with contextlib.suppress(Exception):
+                        if self.place.has_folder(path):
+                            self.place.remove(path)
+                        self.place.remove(mark)
+                    raise
+                self.place.remove(mark)
+
+    def _copy(self, source: Store, path: str, name: str) -> None:
+        from copick.layers.transfer import copy_array
+
+        self.place.make_folder(path)
+        copy_array(source, self.place.store(path, read_only=False), f"{name} to {self.name}")
 
     def refresh(self, ref: Ref | None = None) -> None:
         self._seen.clear()
@@ -245,6 +307,11 @@ class FilesystemLayer(Layer):
         if isinstance(error, OSError) and self.is_local:
             return "check the disk"
         return "check the address and the network, and try again"
+
+
+def _partial_mark(path: str) -> str:
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{PARTIAL}{name}"
 
 
 def _cause(error: BaseException) -> str:

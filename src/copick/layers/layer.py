@@ -7,13 +7,14 @@ knows which one it talks to, and nothing below it knows what an entity is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from copick.errors import NotFoundError, ReadOnlyError
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from zarr.abc.store import Store
 
@@ -63,7 +64,7 @@ class Layer(ABC):
 
     @abstractmethod
     def load(self, ref: Ref) -> bytes:
-        """The whole document (picks, ...) of `ref`. Raises NotFoundError or LayerError."""
+        """The whole document of `ref`; of a run or a voxel spacing its `.meta`. Raises NotFoundError or LayerError."""
 
     @abstractmethod
     def save(self, ref: Ref, document: bytes) -> None:
@@ -83,6 +84,33 @@ class Layer(ABC):
             NotFoundError: The layer does not hold it (reading only: a writable store may start empty).
             ReadOnlyError: `write` was asked of a layer that cannot be written.
         """
+
+    @contextmanager
+    def writing(self, ref: Ref, *, keep: bool = False) -> Iterator[Store]:
+        """The store to write the array of `ref` to, until the block ends.
+
+        Args:
+            keep: A part will be changed, so what there is now is needed; else all of it will be replaced.
+
+        Raises:
+            NotFoundError: There is nothing to keep.
+            ReadOnlyError: The layer cannot be written.
+        """
+        self.check_writable(ref)
+        if keep and not self.exists(ref):
+            raise NotFoundError(f"layer {self.name!r} has no {ref}")
+        yield self.store(ref, write=True)
+
+    def original(self, ref: Ref) -> Store:
+        """The read-only store of `ref` with its chunks as they are stored: for copies that convert nothing."""
+        return self.store(ref)
+
+    def adopt(self, ref: Ref, source: Store) -> None:
+        """Replace the array of `ref` by a copy of `source`, key by key, in one step.
+
+        What was there before is seen until all of it is copied; an interrupted copy leaves nothing to see.
+        """
+        raise ReadOnlyError(f"layer {self.name!r} cannot take whole arrays; cannot copy {ref} there")
 
     def holders(self, ref: Ref) -> builtins.list[str]:
         """Names of the layers that hold `ref`, highest priority first."""

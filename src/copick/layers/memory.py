@@ -22,30 +22,28 @@ class MemoryLayer(Layer):
         self.name, self.read_only = name, read_only
         self.documents: dict[Ref, bytes] = {}
         self.arrays: dict[Ref, MemoryStore] = {}
-        self.folders: set[Ref] = set()
 
     def __repr__(self) -> str:
         return f"<MemoryLayer {self.name!r}{' (read-only)' if self.read_only else ''}>"
 
     def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
-        held = {*self.documents, *self.arrays, *self.folders}
+        held = {*self.documents, *self.arrays}
         children = sorted((r for r in held if r.kind is kind and r.parent == parent), key=lambda r: r.values)
-        return [kind.meta(**dict(zip(kind.identity, child.values, strict=True))) for child in children]
+        return [kind.meta_of(child.values) for child in children]
 
     def exists(self, ref: Ref) -> bool:
-        return ref in self.documents or ref in self.arrays or ref in self.folders
+        return ref in self.documents or ref in self.arrays
 
     def create(self, ref: Ref) -> None:
         self.check_writable(ref)
         for each in ref.walk():
-            self._make(each)
+            if each is ref or each.kind.payload == "folder":
+                self._make(each)
 
     def _make(self, ref: Ref) -> None:
         _ = ref.path  # refuses names that no layer could hold
-        if ref.kind.payload == "document":
-            self.documents.setdefault(ref, b"")
-        elif ref.kind.payload == "folder":
-            self.folders.add(ref)
+        if ref.kind.payload != "array":
+            self.documents.setdefault(ref, b"meta" if ref.kind.payload == "folder" else b"")
         elif ref not in self.arrays:
             import zarr
             from zarr.storage import MemoryStore
@@ -59,7 +57,6 @@ class MemoryLayer(Layer):
             raise self._missing(ref)
         self.documents = {r: v for r, v in self.documents.items() if not r.within(ref)}
         self.arrays = {r: v for r, v in self.arrays.items() if not r.within(ref)}
-        self.folders = {r for r in self.folders if not r.within(ref)}
 
     def load(self, ref: Ref) -> bytes:
         try:
@@ -79,6 +76,17 @@ class MemoryLayer(Layer):
         if ref not in self.arrays:
             raise self._missing(ref)
         return MappingStore(self.arrays[ref].with_read_only(not write))
+
+    def adopt(self, ref: Ref, source: Store) -> None:
+        from zarr.storage import MemoryStore
+
+        from copick.layers.transfer import copy_array
+
+        self.check_writable(ref)
+        copy = MemoryStore()
+        copy_array(source, copy, f"{ref} to {self.name}")
+        self.create(ref)
+        self.arrays[ref] = copy
 
     def refresh(self, ref: Ref | None = None) -> None:
         pass

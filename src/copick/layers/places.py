@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import weakref
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -22,6 +23,8 @@ from urllib.parse import unquote
 from copick.layers.protocols import OBJECT_STORES, filesystem_class, with_timeouts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zarr.abc.store import Store
 
 
@@ -35,6 +38,11 @@ class Place(Protocol):
 
     @property
     def root(self) -> str: ...
+    @property
+    def can_rename(self) -> bool:
+        """Whether a folder can be put in place in one step."""
+        ...
+
     def entries(self, path: str) -> list[Entry]: ...
     def has_file(self, path: str) -> bool: ...
     def has_folder(self, path: str) -> bool: ...
@@ -44,6 +52,9 @@ class Place(Protocol):
 
     def make_folder(self, path: str) -> None: ...
     def remove(self, path: str) -> None: ...
+    def swap_in(self, temporary: str, path: str) -> None:
+        """Rename the folder `temporary` to `path`, in place of what is there."""
+
     def store(self, path: str, read_only: bool) -> Store: ...
     def missing_root(self, read_only: bool) -> str | None:
         """What is wrong with the root itself, if it is not there and should be."""
@@ -57,6 +68,8 @@ class Place(Protocol):
 
 class LocalPlace:
     """A directory of this machine."""
+
+    can_rename = True
 
     def __init__(self, root: str) -> None:
         self.root = local_path(root)
@@ -102,6 +115,9 @@ class LocalPlace:
         else:
             os.unlink(target)
 
+    def swap_in(self, temporary: str, path: str) -> None:
+        _swap(self._at(temporary), self._at(path), os.rename, os.path.lexists, shutil.rmtree)
+
     def store(self, path: str, read_only: bool) -> Store:
         from zarr.storage import LocalStore
 
@@ -141,6 +157,10 @@ class RemotePlace:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}
+
+    @property
+    def can_rename(self) -> bool:
+        return self.protocol not in OBJECT_STORES
 
     @property
     def fs(self) -> Any:
@@ -239,6 +259,12 @@ class RemotePlace:
         self.fs.rm(self._at(path), recursive=True)
         self.forget()
 
+    def swap_in(self, temporary: str, path: str) -> None:
+        self.forget()
+        move, there = partial(self.fs.mv, recursive=True), self.fs.exists
+        _swap(self._at(temporary), self._at(path), move, there, partial(self.fs.rm, recursive=True))
+        self.forget()
+
     def store(self, path: str, read_only: bool) -> Store:
         from zarr.storage import FsspecStore
 
@@ -283,6 +309,28 @@ class RemotePlace:
             isinstance(error, ConnectionError | TimeoutError | EOFError) or names & _LOST
         ):
             self._open = None
+
+
+def _swap(
+    new: str,
+    target: str,
+    rename: Callable[[str, str], Any],
+    exists: Callable[[str], bool],
+    remove: Callable[[str], Any],
+) -> None:
+    """Put the folder `new` in the place of `target`. If that fails, what was there is there again."""
+    if not exists(target):
+        rename(new, target)
+        return
+    folder = target.rpartition(os.sep if os.sep in target else "/")[0]
+    old = f"{folder}/.copick-{secrets.token_hex(8)}.old"
+    rename(target, old)
+    try:
+        rename(new, target)
+    except BaseException:
+        rename(old, target)
+        raise
+    remove(old)
 
 
 _connected: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
