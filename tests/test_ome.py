@@ -21,6 +21,8 @@ from copick.ome import (
     multiscales,
     smallest_unsigned,
     voxel_size,
+    write_features,
+    write_levels,
     write_volume,
 )
 
@@ -77,6 +79,93 @@ def test_what_is_on_disk_in_zarr_3(tmp_path: Path) -> None:
     assert zarr.open_array(tmp_path / "1", mode="r").shape == (2, 2, 2)
 
 
+def test_panoptic_on_disk(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 9, (2, 4, 5, 6)).astype(np.uint16)
+    names = ("label", "instance")
+    write_volume(zarr.storage.LocalStore(tmp_path), data, 10.0, levels=2, labels=True, channels=names)
+    image = json.loads((tmp_path / ".zattrs").read_text())["multiscales"][0]
+    assert image["axes"] == [{"name": "c", "type": "channel"}, *AXES]
+    assert image["metadata"] == {"copick": {"segmentation_type": "panoptic", "channels": list(names)}}
+    scales = [item["coordinateTransformations"][0]["scale"] for item in image["datasets"]]
+    assert scales == [[1.0, 10.0, 10.0, 10.0], [1.0, 20.0, 20.0, 20.0]]
+    assert voxel_size({"multiscales": [image]}, "x") == 10.0
+    assert json.loads((tmp_path / "0" / ".zarray").read_text())["chunks"] == [1, 256, 256, 256]
+    assert (tmp_path / "0" / "1" / "0" / "0" / "0").is_file()
+    group = zarr.open_group(tmp_path, mode="r")
+    assert np.array_equal(group["0"][...], data)  # type: ignore[index,arg-type]
+    for channel in (0, 1):
+        assert np.array_equal(group["1"][channel], halved_nearest(data[channel]))  # type: ignore[index,arg-type]
+
+
+def test_what_else_is_said_of_an_image(tmp_path: Path) -> None:
+    store = zarr.storage.LocalStore(tmp_path)
+    write_volume(store, np.ones((2, 2, 2)), 1.0, levels=1, metadata={"by": "me"})
+    assert json.loads((tmp_path / ".zattrs").read_text())["multiscales"][0]["metadata"] == {"by": "me"}
+    write_volume(store, np.ones((1, 2, 2, 2)), 1.0, levels=1, channels=["a"], metadata={"by": "me"})
+    found = json.loads((tmp_path / ".zattrs").read_text())["multiscales"][0]["metadata"]
+    assert found["by"] == "me"
+    assert found["copick"]["channels"] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "names", "scale", "chunks"),
+    [
+        ((7,), ["x"], [5.0], [8]),
+        ((6, 7), ["y", "x"], [5.0, 5.0], [8, 8]),
+        ((5, 6, 7), ["z", "y", "x"], [5.0] * 3, [8, 8, 8]),
+        ((4, 5, 6, 7), ["c", "z", "y", "x"], [1.0, *[5.0] * 3], [1, 8, 8, 8]),
+        ((3, 4, 5, 6, 7), ["c0", "c1", "z", "y", "x"], [1.0, 1.0, *[5.0] * 3], [1, 1, 8, 8, 8]),
+    ],
+)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_features_of_any_rank(
+    tmp_path: Path,
+    shape: tuple[int, ...],
+    names: list[str],
+    scale: list[float],
+    chunks: list[int],
+    zarr_format: Any,
+) -> None:
+    data = np.random.default_rng(0).normal(size=shape)
+    store = zarr.storage.LocalStore(tmp_path)
+    write_features(store, data, 5, chunks=(8, 8, 8), metadata={"model": "m"}, zarr_format=zarr_format)
+    group = zarr.open_group(tmp_path, mode="r")
+    attributes: dict[str, Any] = dict(group.attrs)
+    image = attributes.get("ome", attributes)["multiscales"][0]
+    assert [axis["name"] for axis in image["axes"]] == names
+    assert image["datasets"][0]["coordinateTransformations"] == [{"type": "scale", "scale": scale}]
+    assert image["metadata"] == {"model": "m"}
+    array = group["0"]
+    assert isinstance(array, zarr.Array)
+    assert list(array.chunks) == chunks
+    assert np.array_equal(array[...], data)  # type: ignore[arg-type]
+    assert [level.scale for level in levels(attributes, "x")] == [tuple(scale)]
+
+
+def test_chunks_may_be_given_for_all_axes(tmp_path: Path) -> None:
+    write_features(zarr.storage.LocalStore(tmp_path), np.ones((4, 4, 4, 4)), 1.0, chunks=(4, 2, 2, 2))
+    assert zarr.open_array(tmp_path / "0", mode="r").chunks == (4, 2, 2, 2)
+
+
+def test_a_number_is_no_feature(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one axis or more"):
+        write_features(zarr.storage.LocalStore(tmp_path), np.array(1.0), 1.0)
+
+
+def test_bad_format_removes_nothing(tmp_path: Path) -> None:
+    store = zarr.storage.LocalStore(tmp_path)
+    write_volume(store, np.ones((2, 2, 2)), 1.0, levels=1)
+    with pytest.raises(ValueError, match="zarr_format must be 2 or 3"):
+        write_levels(store, [(1.0, np.ones((2, 2, 2)))], zarr_format=4)  # type: ignore[arg-type]
+    assert zarr.open_array(tmp_path / "0", mode="r").shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (3, 2, 2, 2), (1, 2, 2, 2, 2)])
+def test_channels_have_an_axis(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"axes c \(a, b\), z, y, x"):
+        write_volume(zarr.storage.LocalStore(tmp_path), np.ones(shape), 1.0, levels=1, channels=["a", "b"])
+
+
 def test_writing_replaces_all_there_was(tmp_path: Path) -> None:
     store = zarr.storage.LocalStore(tmp_path)
     write_volume(store, np.ones((8, 8, 8)), 1.0, levels=3, zarr_format=3)
@@ -127,6 +216,31 @@ def test_means_of_whole_numbers_are_rounded_and_do_not_overflow() -> None:
     assert halved_mean(np.full((2, 2, 2), -32768, np.int16)).item() == -32768
 
 
+def test_each_channel_has_its_own_means() -> None:
+    data = np.random.default_rng(0).normal(size=(3, 4, 5, 6))
+    assert np.array_equal(halved_mean(data), [halved_mean(channel) for channel in data])
+
+
+@pytest.mark.parametrize(
+    ("size", "taken"),
+    [
+        (1, [0]),
+        (2, [1]),
+        (3, [0, 2]),
+        (4, [1, 3]),
+        (5, [1, 3]),
+        (7, [0, 2, 4, 6]),
+        (9, [1, 3, 5, 7]),
+        (11, [0, 2, 4, 6, 8, 10]),
+        (12, [1, 3, 5, 7, 9, 11]),
+    ],
+)
+def test_labels_of_the_voxels_that_scikit_image_takes(size: int, taken: list[int]) -> None:
+    line = np.arange(size)
+    assert halved_nearest(line.reshape(-1, 1, 1)).ravel().tolist() == taken
+    assert halved_nearest(line.reshape(1, 1, 1, -1)).ravel().tolist() == taken
+
+
 def test_labels_are_not_averaged() -> None:
     data = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
     assert halved_nearest(data).tolist() == [[[0, 2], [6, 8]], [[18, 20], [24, 26]]]
@@ -137,7 +251,7 @@ def test_labels_are_not_averaged() -> None:
 
 def test_levels_of_both_versions() -> None:
     for version in ("0.4", "0.5"):
-        found = levels(multiscales(["0", "1"], 8.0, version), "x")  # type: ignore[arg-type]
+        found = levels(multiscales([8.0, 16.0], version), "x")  # type: ignore[arg-type]
         assert [(level.path, level.scale) for level in found] == [("0", (8.0,) * 3), ("1", (16.0,) * 3)]
     assert levels({}, "x") == []
 
@@ -149,6 +263,15 @@ def test_units_and_leading_channels() -> None:
         "coordinateTransformations": [{"type": "scale", "scale": [1, 0.5, 0.5, 0.5]}],
     }
     assert voxel_size({"multiscales": [image]}, "x") == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("unit", "size"),
+    [("angstrom", 2.0), ("nanometer", 20.0), ("micrometer", 2e4), ("inch", 5.08e8), ("furlong", 2.0)],
+)
+def test_units(unit: str, size: float) -> None:
+    image = {"axes": [{**axis, "unit": unit} for axis in AXES], "datasets": [scaled("0", 2.0)]}
+    assert voxel_size({"multiscales": [image]}, "x") == size
 
 
 @pytest.mark.parametrize(
@@ -188,9 +311,9 @@ def test_smallest_type_of_masks_and_nothing() -> None:
     assert smallest_unsigned(np.empty((0, 2))) == np.uint8
 
 
-@pytest.mark.parametrize("values", [[-1], [0.5], [np.nan], [np.inf], ["a"], [1j]])
+@pytest.mark.parametrize("values", [[-1], [0.5], [np.nan], [np.inf], ["a"], [1j], [2.0**64], [1e300]])
 def test_what_is_no_label(values: list[Any]) -> None:
-    with pytest.raises(ValueError, match=r"whole numbers|negative"):
+    with pytest.raises(ValueError, match=r"whole numbers|negative|no unsigned type"):
         smallest_unsigned(np.array(values))
 
 

@@ -1,11 +1,12 @@
 """OME-Zarr multiscale volumes: find their levels, write them.
 
-Reads NGFF 0.4 (`.zattrs`) and 0.5 (`zarr.json`, under `ome`). Arrays are z, y, x; voxel sizes in ångström.
+Reads NGFF 0.4 (`.zattrs`) and 0.5 (`zarr.json`, under `ome`). Arrays are z, y, x, with axes that are not spatial
+before them; voxel sizes in ångström.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,23 +14,45 @@ import numpy as np
 from copick.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy.typing as npt
     import zarr
     from zarr.abc.store import Store
 
 CHUNKS = (256, 256, 256)
 
+_POWERS = {
+    "yocto": -24,
+    "zepto": -21,
+    "atto": -18,
+    "femto": -15,
+    "pico": -12,
+    "nano": -9,
+    "micro": -6,
+    "milli": -3,
+    "centi": -2,
+    "deci": -1,
+    "": 0,
+    "deca": 1,
+    "hecto": 2,
+    "kilo": 3,
+    "mega": 6,
+    "giga": 9,
+    "tera": 12,
+    "peta": 15,
+    "exa": 18,
+    "zetta": 21,
+    "yotta": 24,
+}
 ANGSTROM = {
     "angstrom": 1.0,
-    "picometer": 1e-2,
-    "nanometer": 1e1,
-    "micrometer": 1e4,
-    "millimeter": 1e7,
-    "centimeter": 1e8,
-    "meter": 1e10,
+    **{f"{prefix}meter": float(f"1e{10 + power}") for prefix, power in _POWERS.items()},
+    "inch": 2.54e8,
+    "foot": 3.048e9,
+    "yard": 9.144e9,
+    "mile": 1.609344e13,
+    "parsec": 3.0856775814913673e26,
 }
+"""Ångström per unit of length that NGFF knows."""
 
 
 class Level(NamedTuple):
@@ -84,15 +107,38 @@ def voxel_size(attributes: Mapping[str, Any], where: str) -> float:
     return found[0].scale[-3]
 
 
-def multiscales(paths: Sequence[str], size: float, version: Literal["0.4", "0.5"]) -> dict[str, Any]:
-    """The metadata of a volume whose level i has voxels of `size` · 2^i ångström."""
+def axes(rank: int) -> list[dict[str, str]]:
+    """The axes of an array: the last three are z, y, x; what stands before them are channels."""
+    leading = ["c"] if rank == 4 else [f"c{i}" for i in range(rank - 3)]
+    channels = [{"name": name, "type": "channel"} for name in leading]
+    return channels + [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"[-rank:]]
+
+
+def transformation(voxel_size: float, rank: int) -> dict[str, Any]:
+    """How indices along the axes of an array become ångström."""
+    return {"type": "scale", "scale": [1.0] * (rank - 3) + [float(voxel_size)] * min(rank, 3)}
+
+
+def multiscales(
+    sizes: Sequence[float],
+    version: Literal["0.4", "0.5"],
+    *,
+    rank: int = 3,
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The attributes of a group whose array "i" has voxels of `sizes[i]` ångström.
+
+    Args:
+        rank: Number of axes, channels included.
+        metadata: What else to say about the image.
+    """
     image: dict[str, Any] = {
-        "axes": [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"],
+        "axes": axes(rank),
         "datasets": [
-            {"path": path, "coordinateTransformations": [{"type": "scale", "scale": [size * 2**i] * 3}]}
-            for i, path in enumerate(paths)
+            {"path": str(i), "coordinateTransformations": [transformation(size, rank)]}
+            for i, size in enumerate(sizes)
         ],
-        "metadata": {},
+        "metadata": dict(metadata or {}),
         "name": "/",
     }
     if version == "0.4":
@@ -101,7 +147,9 @@ def multiscales(paths: Sequence[str], size: float, version: Literal["0.4", "0.5"
 
 
 def halved_mean(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Means of 2×2×2 blocks; odd edges are padded with zeros."""
+    """Means of 2×2×2 blocks, of each channel; odd edges are padded with zeros."""
+    if data.ndim > 3:
+        return np.stack([halved_mean(channel) for channel in data])
     depth = -(-data.shape[0] // 2)
     result = np.empty((depth, *(-(-n // 2) for n in data.shape[1:])), data.dtype)
     wide = np.float64 if data.dtype.kind in "iub" or data.dtype.itemsize > 4 else np.float32
@@ -117,8 +165,27 @@ def halved_mean(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def halved_nearest(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Every second voxel: labels must not be averaged."""
-    return data[::2, ::2, ::2]
+    """Every second voxel along z, y, x: labels must not be averaged.
+
+    Which ones, and how many of an odd number, is what scikit-image's `rescale(0.5, order=0)` takes: copick 1.x makes
+    the same files.
+    """
+    z, y, x = (slice(int(n % 4 != 3 and n > 1), None, 2) for n in data.shape[-3:])
+    return data[..., z, y, x]
+
+
+def pyramid(
+    data: npt.NDArray[Any], voxel_size: float, levels: int, *, labels: bool = False
+) -> Iterator[tuple[float, npt.NDArray[Any]]]:
+    """`data` (..., z, y, x) and its coarser copies with their voxel sizes, finest first.
+
+    Args:
+        labels: Coarser levels take the nearest voxel instead of the mean.
+    """
+    for level in range(levels):
+        if level:
+            data = halved_nearest(data) if labels else halved_mean(data)
+        yield voxel_size * 2**level, data
 
 
 def write_volume(
@@ -129,35 +196,100 @@ def write_volume(
     levels: int,
     labels: bool = False,
     chunks: tuple[int, ...] = CHUNKS,
+    channels: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     zarr_format: Literal[2, 3] = 2,
 ) -> None:
     """Replace what `store` holds by `data` and `levels - 1` coarser copies.
 
-    The description of the levels is written last: a volume that a crash left half-written does not claim to be
-    whole.
-
     Args:
         store: Rooted at the volume's group.
-        data: z, y, x.
+        data: z, y, x; of a panoptic segmentation c, z, y, x.
         voxel_size: Of `data`, in ångström.
         labels: Coarser levels take the nearest voxel instead of the mean.
+        chunks: Along the last axes; 1 along those before them.
+        channels: Makes it a panoptic segmentation: what each channel holds.
+        metadata: What else to say about the image.
         zarr_format: 2 writes NGFF 0.4, 3 writes NGFF 0.5.
+    """
+    if channels is None and data.ndim != 3:
+        raise ValueError(f"a volume has the axes z, y, x; found an array of shape {data.shape}")
+    if channels is not None:
+        if data.ndim != 4 or len(data) != len(channels):
+            raise ValueError(
+                f"a volume with channels has the axes c ({', '.join(channels)}), z, y, x; "
+                f"found an array of shape {data.shape}"
+            )
+        says = {"segmentation_type": "panoptic", "channels": list(channels)}
+        metadata = {"copick": says, **(metadata or {})}
+    if not isinstance(levels, int) or levels < 1:
+        raise ValueError(f"levels must be 1 or more, not {levels!r}")
+    write_levels(
+        store,
+        pyramid(data, voxel_size, levels, labels=labels),
+        rank=data.ndim,
+        chunks=chunks,
+        metadata=metadata,
+        zarr_format=zarr_format,
+    )
+
+
+def write_features(
+    store: Store,
+    data: npt.NDArray[Any],
+    voxel_size: float,
+    *,
+    chunks: tuple[int, ...] = CHUNKS,
+    metadata: Mapping[str, Any] | None = None,
+    zarr_format: Literal[2, 3] = 2,
+) -> None:
+    """Replace what `store` holds by one array of any rank: the last axes are z, y, x, those before them channels.
+
+    Args and format as for `write_volume`.
+    """
+    if data.ndim == 0:
+        raise ValueError("features have one axis or more; found a single number")
+    write_levels(
+        store,
+        [(voxel_size, data)],
+        rank=data.ndim,
+        chunks=chunks,
+        metadata=metadata,
+        zarr_format=zarr_format,
+    )
+
+
+def write_levels(
+    store: Store,
+    levels: Iterable[tuple[float, npt.NDArray[Any]]],
+    *,
+    rank: int = 3,
+    chunks: tuple[int, ...] = CHUNKS,
+    metadata: Mapping[str, Any] | None = None,
+    zarr_format: Literal[2, 3] = 2,
+) -> None:
+    """Replace what `store` holds by arrays of one rank, given with their voxel sizes, finest first.
+
+    The description of the levels is written last: a volume that a crash left half-written does not claim to be
+    whole.
     """
     import zarr
 
-    if data.ndim != 3:
-        raise ValueError(f"a volume has the axes z, y, x; found an array of shape {data.shape}")
-    if not isinstance(levels, int) or levels < 1:
-        raise ValueError(f"levels must be 1 or more, not {levels!r}")
     if zarr_format not in (2, 3):  # before anything is removed
         raise ValueError(f"zarr_format must be 2 or 3, not {zarr_format!r}")
+    shape = chunk_shape(chunks, rank)
     group = zarr.create_group(store, overwrite=True, zarr_format=zarr_format)
-    paths = [str(i) for i in range(levels)]
-    for path in paths:
-        if path != "0":
-            data = halved_nearest(data) if labels else halved_mean(data)
-        new_array(store, path, data.shape, data.dtype, chunks, zarr_format)[...] = data
-    group.attrs.update(multiscales(paths, voxel_size, "0.4" if zarr_format == 2 else "0.5"))
+    sizes: list[float] = []
+    for size, data in levels:
+        new_array(store, str(len(sizes)), data.shape, data.dtype, shape, zarr_format)[...] = data
+        sizes.append(size)
+    version: Literal["0.4", "0.5"] = "0.4" if zarr_format == 2 else "0.5"
+    group.attrs.update(multiscales(sizes, version, rank=rank, metadata=metadata))
+
+
+def chunk_shape(chunks: Sequence[int], rank: int) -> tuple[int, ...]:
+    """`chunks` along the last axes of an array, 1 along those before them."""
+    return (*(1,) * (rank - len(chunks)), *chunks[-rank:])
 
 
 def new_array(
