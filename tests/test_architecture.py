@@ -20,12 +20,12 @@ CONFIGURED = {*TABLE, "config", "config_errors", "arrays", "stores"}
 CACHE = {*CONFIGURED, "ome", "cache"}
 LAYERS = {*CACHE, "layers"}
 MODELS = {*LAYERS, "models"}
-EVERYTHING = {*MODELS, "multilayer", "testing", "demo", "cli", "copick"}
+EVERYTHING = {*MODELS, "impl", "testing", "demo", "cli", "copick"}
 
 MAY_IMPORT = {
     "errors": set(),
     "util": {"errors", "util"},
-    "util.segmentation": {"ome"},
+    "util.segmentation": {"ome", "kinds", "meta"},
     "meta": {*LEAVES, "meta"},
     "kinds": TABLE,
     "config_errors": {*TABLE, "config_errors"},
@@ -36,11 +36,11 @@ MAY_IMPORT = {
     "cache": CACHE | {"layers.layer"},
     "layers": LAYERS,
     "models": MODELS,
-    "multilayer": {*MODELS, "multilayer"},
+    "impl": {*MODELS, "impl"},
     "testing": EVERYTHING,
     "demo": EVERYTHING,
     "cli": EVERYTHING,
-    "copick": {*MODELS, "multilayer"},
+    "copick": {*MODELS, "impl"},
 }
 
 HEAVY = {
@@ -109,7 +109,7 @@ def test_arrows(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in MODULES if part_of(p) in {*LAYERS, *MODELS, "copick", "multilayer"}], ids=str
+    "path", [p for p in MODULES if part_of(p) in {*LAYERS, *MODELS, "copick", "impl"}], ids=str
 )
 def test_heavy_modules_are_imported_where_they_are_used(path: Path) -> None:
     if part_of(path) == "cache" or path.name in {"cached.py", "places.py", "stores.py"}:

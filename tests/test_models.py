@@ -15,7 +15,8 @@ from copick.errors import (
     NotFoundError,
     ReadOnlyError,
 )
-from copick.multilayer import CopickRootFS, CopickRootMultilayer, CopickRunML
+from copick.impl.filesystem import CopickRootFS
+from copick.impl.multilayer import CopickRootMultilayer, CopickRunML
 from projects import OBJECTS, alone, opened
 
 if TYPE_CHECKING:

@@ -45,11 +45,11 @@ _MODULES = (
     "arrays",
     "config",
     "errors",
+    "impl",
     "kinds",
     "layers",
     "meta",
     "models",
-    "multilayer",
     "ome",
     "stores",
     "util",
@@ -75,7 +75,7 @@ def from_file(path: str | os.PathLike[str], cache: CacheChoice = None) -> Copick
         ConfigError: It cannot be used; the text names the field and what is expected.
     """
     from copick.config import read_config
-    from copick.multilayer import open_config
+    from copick.impl import open_config
 
     return open_config(read_config(path), cache)
 
@@ -83,7 +83,7 @@ def from_file(path: str | os.PathLike[str], cache: CacheChoice = None) -> Copick
 def from_string(data: str, cache: CacheChoice = None) -> CopickRoot:
     """Open the project that a JSON config describes. As `from_file`."""
     from copick.config import parse_config
-    from copick.multilayer import open_config
+    from copick.impl import open_config
 
     return open_config(parse_config(data), cache)
 

@@ -2,13 +2,16 @@
 
 A config names a type (`config_type`). `multilayer` is a stack of layers; any other type is one layer, alone or
 as an entry of `layer_configs`. Types beyond those here come from the entry-point group `copick.layers`.
+Configs of copick 1.x (an overlay, maybe over static data) are told by their fields and mean what they meant there.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -27,8 +30,10 @@ from copick.config_errors import from_json, validated
 from copick.errors import ConfigError, MissingConfigError
 from copick.meta import PickableObject  # noqa: TC001 (pydantic reads it)
 from copick.util.escape import check_clean
-from copick.util.urls import masked, shown_url
+from copick.util.urls import local_path, masked, shown_url
 from copick.util.words import nearest
+
+logger = logging.getLogger(__name__)
 
 GIB = 1024**3
 ENTRY_POINTS = "copick.layers"
@@ -43,13 +48,19 @@ WriteStrategy = Literal["default", "source", "cache"]
 class CopickConfig(BaseModel):
     """What every config has."""
 
-    config_type: str
+    config_type: str = "filesystem"
     name: str | None = "CoPick"
     description: str | None = "Let's CoPick!"
     version: str | None = "0.2.0"
     pickable_objects: list[PickableObject] = Field(default_factory=list)
     user_id: CleanName | None = None
     session_id: CleanName | None = None
+    runs: list[str] | None = None
+    """The names of the runs to show; None = all that there are."""
+    voxel_spacings: list[float] | None = None
+    """Read and kept; as in copick 1.x, it changes nothing."""
+    tomograms: dict[float, list[str]] | None = Field(default_factory=dict)
+    """Read and kept; as in copick 1.x, it changes nothing."""
 
     @classmethod
     def from_file(cls, filename: str | os.PathLike[str]) -> CopickConfig:
@@ -60,6 +71,25 @@ class CopickConfig(BaseModel):
                 f"{filename}: holds a config of type {config.config_type!r}, not a {cls.__name__}"
             )
         return config
+
+    def repeated_objects(self) -> str | None:
+        """What is wrong with the objects: two that share a name, or a label."""
+        for field in ("name", "label"):
+            seen: dict[Any, int] = {}
+            for at, item in enumerate(self.pickable_objects):
+                value = getattr(item, field)
+                if value is not None and (first := seen.setdefault(value, at)) != at:
+                    other = self.pickable_objects[first]
+                    who = f"{first} and {at}" if field == "name" else f"{other.name!r} and {item.name!r}"
+                    return (
+                        f"pickable_objects: {who} both have the {field} {value!r}; "
+                        f"each needs a {field} of its own"
+                    )
+        return None
+
+    def _check_objects(self) -> None:
+        if problem := self.repeated_objects():
+            raise ValueError(problem)
 
     def __repr_args__(self) -> Any:
         for key, value in super().__repr_args__():
@@ -81,21 +111,54 @@ class LayerConfig(CopickConfig):
     """Among layers of equal rank and access, the higher comes first."""
     read_only: bool = False
 
+    @model_validator(mode="after")
+    def _objects_differ(self) -> LayerConfig:
+        self._check_objects()
+        return self
+
     @property
     def remote(self) -> bool:
         """Whether reading it goes over a network, so that a cache is worth its while."""
         return True
 
 
+def protocol_of(root: str) -> str:
+    """The scheme of a path or URL; `file` for paths."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(?:://|::)", root)
+    scheme = match[1].lower() if match else "file"
+    return "file" if scheme == "local" else scheme
+
+
 def _path(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _usable(root: str) -> str:
+    """`root` itself. Raises ValueError; the text does not quote it, for it may hold a password."""
+    scheme, mark, rest = root.partition("://")
+    protocol = protocol_of(root)
+    if any(ord(char) < 32 or ord(char) == 127 for char in root):
+        raise ValueError("holds control characters; expected a path or URL")
+    if mark and protocol not in {"file", "memory"} and not rest.strip("/"):
+        what = "bucket" if protocol in {"s3", "s3a", "gs", "gcs"} else "host"
+        raise ValueError(f"{scheme}:// names no {what}; expected {scheme}://{what.upper()}/FOLDER")
+    if protocol in {"http", "https"} and ("?" in rest or "#" in rest):
+        raise ValueError("holds ? or #; expected the address of a directory, without a query")
+    return root
+
+
+Location = Annotated[str, BeforeValidator(_path), AfterValidator(_usable)]
+"""A path or URL."""
 
 
 class CopickConfigFS(LayerConfig):
     """A project on any file system that fsspec knows."""
 
+    must_exist: ClassVar[bool] = True
+    """Whether a root that is not there, and cannot be made, is an error."""
+
     config_type: Literal["filesystem"] = "filesystem"
-    root: Annotated[str, BeforeValidator(_path), Field(min_length=1)]
+    root: Annotated[Location, Field(min_length=1)]
     """Path or URL. A relative path is relative to the current directory."""
     fs_args: dict[str, Any] = Field(default_factory=dict)
     """Passed to fsspec."""
@@ -105,26 +168,14 @@ class CopickConfigFS(LayerConfig):
     """What new arrays are written as."""
 
     @model_validator(mode="after")
-    def _root_is_usable(self) -> CopickConfigFS:
-        # The texts do not quote the root: it may hold a password.
-        scheme, mark, rest = self.root.partition("://")
-        if any(ord(char) < 32 or ord(char) == 127 for char in self.root):
-            raise ValueError("root: holds control characters; expected a path or URL")
-        if mark and self.protocol not in {"file", "memory"} and not rest.strip("/"):
-            what = "bucket" if self.protocol in {"s3", "s3a", "gs", "gcs"} else "host"
-            raise ValueError(f"root: {scheme}:// names no {what}; expected {scheme}://{what.upper()}/FOLDER")
-        if self.protocol in {"http", "https"}:
-            if "?" in rest or "#" in rest:
-                raise ValueError("root: holds ? or #; expected the address of a directory, without a query")
-            self.read_only = True
+    def _http_is_read_only(self) -> CopickConfigFS:
+        self.read_only |= self.protocol in {"http", "https"}
         return self
 
     @property
     def protocol(self) -> str:
         """The scheme of the URL; `file` for paths."""
-        match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(?:://|::)", self.root)
-        scheme = match[1].lower() if match else "file"
-        return "file" if scheme == "local" else scheme
+        return protocol_of(self.root)
 
     @property
     def remote(self) -> bool:
@@ -244,6 +295,13 @@ class CopickConfigMultilayer(CopickConfig):
     zarr_format: ZarrFormat = 2
     """What new arrays are written as."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_index(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("db_config") is not None:
+            raise ValueError("db_config: an index is not available in this version; remove db_config")
+        return data
+
     @model_validator(mode="after")
     def _is_consistent(self) -> CopickConfigMultilayer:
         self._name_layers()
@@ -251,6 +309,7 @@ class CopickConfigMultilayer(CopickConfig):
         self._check_caches()
         self._check_write_layer()
         self._collect_objects()
+        self._check_objects()
         return self
 
     @property
@@ -363,6 +422,86 @@ class CopickConfigMultilayer(CopickConfig):
 CopickConfigML = CopickConfigMultilayer
 
 
+class _StaticConfig(CopickConfigFS):
+    """The static data of a 1.x project. As there, a directory that is missing is an empty one."""
+
+    must_exist: ClassVar[bool] = False
+
+
+class CopickConfigFSSpec(CopickConfig):
+    """A project of copick 1.x: an overlay that is written, maybe over static data that are only read.
+
+    Keys it does not know are ignored, and so do copick 1.x with the last three: one file serves both.
+    """
+
+    config_type: Literal["filesystem"] = "filesystem"
+    overlay_root: Location
+    static_root: Location | None = None
+    overlay_fs_args: dict[str, Any] | None = Field(default_factory=dict)
+    static_fs_args: dict[str, Any] | None = Field(default_factory=dict)
+    cache: Annotated[CopickConfigCache | None, BeforeValidator(_cache_config)] = None
+    index: dict[str, Any] | None = None
+    """How to index the project. Kept; not used by this version."""
+    zarr_format: ZarrFormat = 2
+    """What new arrays are written as."""
+
+    @model_validator(mode="after")
+    def _cache_has_parents(self) -> CopickConfigFSSpec:
+        places = [place.layer_name or "" for place in self.stack]
+        for name in self.cache.parents if self.cache else []:
+            if name != "*" and name not in places:
+                raise ValueError(
+                    f"cache.parent_layer: found {name!r}, "
+                    + _unknown_layer(name, places, "is no layer to cache")
+                )
+        return self
+
+    @property
+    def stack(self) -> list[LayerConfig]:
+        """The configs of its layers, first in the stack first."""
+        overlay = CopickConfigFS(
+            layer_name=OVERLAY,
+            root=self.overlay_root or os.curdir,
+            fs_args=self.overlay_fs_args or {},
+            zarr_format=self.zarr_format,
+        )
+        if self.static_root is None:
+            return [overlay]
+        static = _StaticConfig(
+            layer_name=STATIC,
+            root=self.static_root or os.curdir,
+            fs_args=self.static_fs_args or {},
+            read_only=True,
+        )
+        return [overlay] if _same_place(overlay, static) else [overlay, static]
+
+    @property
+    def default_write_layer(self) -> str | None:
+        """The overlay, unless it cannot be written (it is on the web)."""
+        return None if self.stack[0].read_only else OVERLAY
+
+
+OVERLAY, STATIC = "overlay", "static"
+"""The names of the layers of a 1.x project."""
+
+
+def _same_place(one: CopickConfigFS, other: CopickConfigFS) -> bool:
+    if one.protocol == other.protocol == "file":
+        return os.path.realpath(local_path(one.root)) == os.path.realpath(local_path(other.root))
+    server = [{key: place.fs_args.get(key) for key in ("endpoint_url", "host")} for place in (one, other)]
+    return one.root.rstrip("/") == other.root.rstrip("/") and server[0] == server[1]
+
+
+def _is_of_1x(data: Mapping[str, Any]) -> bool:
+    """Whether a config is one of copick 1.x: told by its fields, for the type is called the same."""
+    fields = {"overlay_root", "static_root", "overlay_fs_args", "static_fs_args"}
+    return (
+        data.get("config_type", "filesystem") == "filesystem"
+        and "root" not in data
+        and bool(fields & {*data})
+    )
+
+
 def _unknown_layer(name: str, known: list[str], what: str) -> str:
     return f"which {what}{nearest(name, known)}; expected one of {', '.join(known) or '(none)'}"
 
@@ -382,10 +521,17 @@ def read_config(path: str | os.PathLike[str]) -> CopickConfig:
 
 def parse_config(data: str | Mapping[str, Any], where: str = "config") -> CopickConfig:
     """A config from JSON text or a dict; `where` names it in errors. Raises ConfigError."""
+    repeated: list[str] = []
     if isinstance(data, str):
-        data = from_json(data, where)
+        data, repeated = from_json(data, where)
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: found a {type(data).__name__}; expected an object with a config_type")
+    if _is_of_1x(data):
+        return _config_of_1x(data, where, repeated)
+    if repeated:  # the last would win without a word: a layer would be missing
+        raise ConfigError(
+            f"{where}: cannot be used: the key {repeated[0]!r} stands twice in one object; remove one"
+        )
     if "config_type" not in data:
         raise ConfigError(f"{where}: config_type: is missing; known are {', '.join(known_types())}")
     try:
@@ -397,10 +543,26 @@ def parse_config(data: str | Mapping[str, Any], where: str = "config") -> Copick
     return config
 
 
+def _config_of_1x(data: Mapping[str, Any], where: str, repeated: list[str]) -> CopickConfigFSSpec:
+    """A config that copick 1.x would open, and what there is to say about it."""
+    if "config_type" not in data:
+        warnings.warn(
+            f"{where}: config_type is missing; read as 'filesystem'. Add it to the file",
+            DeprecationWarning,
+            stacklevel=5,
+        )
+    config = validated(CopickConfigFSSpec, data, where, _keys_of)
+    if repeated:
+        logger.warning("%s: the key %r stands twice in one object; the last counts", where, repeated[0])
+    if problem := config.repeated_objects():
+        logger.warning("%s: %s", where, problem)
+    return config
+
+
 def _keys_of(key: str, data: Mapping[str, Any]) -> list[str]:
     """The keys that the config of a layer or a cache may have."""
     try:
-        cls = CopickConfigCache if key == "cache_config" else config_class(data.get("config_type"))
+        cls = CopickConfigCache if key in {"cache_config", "cache"} else config_class(data.get("config_type"))
     except ValueError:
         return []
     return list(cls.model_fields)

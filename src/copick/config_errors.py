@@ -18,26 +18,31 @@ Fields = Callable[[str, Mapping[str, Any]], "list[str]"]
 """(key, object under it) → the keys that the object may have."""
 
 
-def from_json(text: str, where: str) -> Any:
-    """What a JSON text says; `where` names it in errors. Raises ConfigError."""
+def from_json(text: str, where: str) -> tuple[Any, list[str]]:
+    """What a JSON text says, and the keys that stand twice in one object (of these, the last counts).
+
+    Raises:
+        ConfigError: It is no JSON; `where` names it.
+    """
+    repeated: list[str] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                repeated.append(key)
+            found[key] = value
+        return found
+
     try:
-        return json.loads(text, object_pairs_hook=_no_key_twice)
+        return json.loads(text, object_pairs_hook=collect), repeated
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{where}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg} "
             "(JSON allows no comments and no comma after the last item)"
         ) from error
-    except (ValueError, RecursionError) as error:  # a key twice, a number of thousands of digits, too deep
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, too deep
         raise ConfigError(f"{where}: cannot be used: {error}") from error
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:  # json would take the last without a word: a layer would be missing
-            raise ValueError(f"the key {key!r} stands twice in one object; remove one")
-        found[key] = value
-    return found
 
 
 def validated(cls: type[M], data: Any, where: str, fields: Fields | None = None) -> M:
@@ -67,7 +72,7 @@ def _problem(error: Any, data: Any, cls: type[BaseModel], fields: Fields | None)
     if error["type"] == "value_error":
         return at + message
     found = error["input"]
-    secret = any(part == "fs_args" or SECRETS.search(str(part)) for part in loc)
+    secret = any(str(part).endswith("fs_args") or SECRETS.search(str(part)) for part in loc)
     shown = "" if secret or isinstance(found, Mapping | list) else f"found {shown_url(repr(found))}; "
     message = re.sub("^Input should be", "expected", message)
     return f"{at}{shown}{message[:1].lower()}{message[1:]}"

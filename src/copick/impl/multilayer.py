@@ -1,13 +1,10 @@
-"""Roots that take their config, and the names that the multilayer family goes by.
-
-There is one class per entity: a run of one directory and a run of five layers are both a `CopickRun`.
-"""
+"""Stacks of layers seen as one project, and the names that their entities go by."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from copick.config import CopickConfigFS, CopickConfigML, CopickConfigMultilayer
+from copick.config import CopickConfig, CopickConfigML, CopickConfigMultilayer
 from copick.models import (
     CopickObject,
     CopickPicks,
@@ -23,20 +20,10 @@ if TYPE_CHECKING:
     from copick.layers.layer import Layer
 
 
-class CopickRootFS(CopickRoot):
-    """A project in one directory."""
-
-    config: CopickConfigFS
-
-    def __init__(
-        self, config: CopickConfigFS, layer: Layer | None = None, *, cache: CacheChoice = None
-    ) -> None:
-        super().__init__(config, layer, cache=cache)
-
-
 class CopickRootMultilayer(CopickRoot):
     """A stack of layers seen as one project."""
 
+    config_class: ClassVar[type[CopickConfig]] = CopickConfigMultilayer
     config: CopickConfigMultilayer
 
     def __init__(
@@ -58,14 +45,12 @@ CopickPicksMultilayer = CopickPicksML = CopickPicks
 CopickSegmentationMultilayer = CopickSegmentationML = CopickSegmentation
 
 __all__ = [
-    "CopickConfigFS",
     "CopickConfigML",
     "CopickConfigMultilayer",
     "CopickObjectML",
     "CopickObjectMultilayer",
     "CopickPicksML",
     "CopickPicksMultilayer",
-    "CopickRootFS",
     "CopickRootML",
     "CopickRootMultilayer",
     "CopickRunML",
@@ -76,14 +61,4 @@ __all__ = [
     "CopickTomogramMultilayer",
     "CopickVoxelSpacingML",
     "CopickVoxelSpacingMultilayer",
-    "open_config",
 ]
-
-
-def open_config(config: object, cache: CacheChoice = None) -> CopickRoot:
-    """The root that a config describes."""
-    if isinstance(config, CopickConfigMultilayer):
-        return CopickRootMultilayer(config, cache=cache)
-    if isinstance(config, CopickConfigFS):
-        return CopickRootFS(config, cache=cache)
-    return CopickRoot(config, cache=cache)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from copick.config import (
     CopickConfig,
     CopickConfigCache,
     CopickConfigFS,
+    CopickConfigFSSpec,
     CopickConfigMemory,
     CopickConfigMultilayer,
     LayerConfig,
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from copick.layers.layer import Layer
+
+logger = logging.getLogger(__name__)
 
 
 def _filesystem(config: CopickConfigFS, name: str) -> Layer:
@@ -58,12 +62,14 @@ def build_layer(config: LayerConfig) -> Layer:
 
 def build_stack(config: CopickConfig, cache: CopickConfigCache | None = None) -> LayerStack:
     """The layers of a project, in order, cached where `cache` says so. Raises ConfigError."""
-    if isinstance(config, CopickConfigMultilayer):
+    if isinstance(config, CopickConfigMultilayer | CopickConfigFSSpec):
         places, default = config.stack, config.default_write_layer
     elif isinstance(config, LayerConfig):
         places, default = [config], None if config.read_only else config.layer_name or config.config_type
     else:
         raise ConfigError(f"a config of type {config.config_type!r} describes no layers")
+    if isinstance(config, CopickConfigFSSpec) and config.index is not None:
+        logger.warning("the config asks for an index, which is not available in this version: it is not used")
     layers = [build_layer(place) for place in places]
     if cache is not None:
         layers = _cached(layers, places, cache)
@@ -105,7 +111,7 @@ def choose_cache(config: CopickConfig, choice: CacheChoice = None) -> CopickConf
         return None
     if isinstance(choice, CopickConfigCache):
         return choice
-    own = config.cache if isinstance(config, CopickConfigMultilayer) else None
+    own = config.cache if isinstance(config, CopickConfigMultilayer | CopickConfigFSSpec) else None
     if isinstance(choice, Mapping):
         return _cache_of(choice, "cache=")
     if isinstance(choice, str | os.PathLike):

@@ -70,7 +70,7 @@ class FilesystemLayer(Layer):
                 raise ConfigError(
                     f"layer {self.name!r}: root {self._shown!r} cannot be used: {error}"
                 ) from error
-        elif problem := self.place.missing_root(self.read_only):
+        elif self.config.must_exist and (problem := self.place.missing_root(self.read_only)):
             raise ConfigError(f"layer {self.name!r}: root {self.place.root!r} cannot be used: {problem}")
 
     def path(self, ref: Ref) -> str:
@@ -141,10 +141,15 @@ class FilesystemLayer(Layer):
         """Called when something is missing: it may be that all of it is. A remote place is asked once."""
         if self.is_local or not self._has_root:  # a mount may vanish
             if problem := self.place.missing_root(self.read_only):
-                raise LayerError(
-                    f"layer {self.name!r}: root {self._shown!r} cannot be read: {problem}; check the address"
-                )
+                self._without_root(problem)
             self._has_root = True
+
+    def _without_root(self, problem: str) -> None:
+        text = f"layer {self.name!r}: root {self._shown!r} cannot be read: {problem}"
+        if self.config.must_exist:
+            raise LayerError(f"{text}; check the address")
+        if not self._has_root:
+            logger.warning("%s; it is taken for empty", text)
 
     def exists(self, ref: Ref) -> bool:
         path = self.path(ref)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
 from copick.layers.protocols import OBJECT_STORES, filesystem_class, with_timeouts
+from copick.util.urls import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -386,15 +387,6 @@ class OnItsOwnLoop:
             )
 
         return run
-
-
-def local_path(root: str) -> str:
-    """The absolute path that a path or a `local://` or `file://` URL stands for."""
-    match = re.match(r"(?:local|file)://", root)
-    path = root[match.end() :] if match else root
-    if os.name == "nt" and re.match(r"/[A-Za-z]:", path):
-        path = path[1:]
-    return os.path.abspath(os.path.expanduser(path))
 
 
 def _name_in(url: str, folder: str) -> str:

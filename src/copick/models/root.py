@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from copick.config import read_config
+from copick.config import CopickConfig
 from copick.errors import AlreadyExistsError, ConfigError
 from copick.kinds import RUN
 from copick.meta import CopickRunMeta, PickableObject
@@ -16,7 +16,6 @@ from copick.models.run import CopickRun
 from copick.util.escape import sanitize_name
 
 if TYPE_CHECKING:
-    from copick.config import CopickConfig
     from copick.layers.build import CacheChoice
     from copick.layers.layer import Layer
 
@@ -85,6 +84,8 @@ class CopickObject:
 class CopickRoot(Node):
     """A project: everything its layers hold, as one tree."""
 
+    config_class: ClassVar[type[CopickConfig]] = CopickConfig
+
     def __init__(
         self, config: CopickConfig, layer: Layer | None = None, *, cache: CacheChoice = None
     ) -> None:
@@ -99,8 +100,8 @@ class CopickRoot(Node):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], cache: CacheChoice = None) -> Self:
-        """Open the project that a config file describes."""
-        return cls(read_config(path), cache=cache)
+        """Open the project that a config file describes. Raises ConfigError, also if it is of another type."""
+        return cls(cls.config_class.from_file(path), cache=cache)
 
     def _twin(self, names: tuple[str, ...]) -> Self:
         return type(self)(self.config, self.layer.narrowed(names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,6 +13,15 @@ SECRETS = re.compile(r"key|secret|token|passw|credential|auth", re.IGNORECASE)
 
 _USER = re.compile(r"(?<=://)[^/@\s]*@")
 HIDDEN = "***"
+
+
+def local_path(root: str) -> str:
+    """The absolute path that a path or a `local://` or `file://` URL stands for."""
+    match = re.match(r"(?:local|file)://", root)
+    path = root[match.end() :] if match else root
+    if os.name == "nt" and re.match(r"/[A-Za-z]:", path):
+        path = path[1:]
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def shown_url(url: str) -> str:

@@ -1,0 +1,33 @@
+"""Roots that take their config, and the names that each family of entities goes by.
+
+There is one class per entity: a run of one directory and a run of five layers are both a `CopickRun`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from copick.config import CopickConfig
+    from copick.layers.build import CacheChoice
+    from copick.models import CopickRoot
+
+_MODULES = ("cache", "filesystem", "multilayer")
+
+
+def open_config(config: CopickConfig, cache: CacheChoice = None) -> CopickRoot:
+    """The root that a config describes. Raises ConfigError."""
+    from copick.impl.filesystem import CopickRootFS, CopickRootFSSpec
+    from copick.impl.multilayer import CopickRootMultilayer
+    from copick.models import CopickRoot
+
+    roots: tuple[type[CopickRoot], ...] = (CopickRootMultilayer, CopickRootFS, CopickRootFSSpec)
+    found = next((root for root in roots if isinstance(config, root.config_class)), CopickRoot)
+    return found(config, cache=cache)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"copick.impl.{name}")
+    raise AttributeError(f"module 'copick.impl' has no attribute {name!r}")
