@@ -6,11 +6,12 @@ object. panoptic: two channels, label and instance id of several objects.
 
 from __future__ import annotations
 
-import math
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from copick.kinds import INSTANCE_SEGMENTATION, PANOPTIC_SEGMENTATION, SEGMENTATION
+from copick.meta import CopickSegmentationMeta
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,21 +24,17 @@ SEGMENTATION_TYPE_FILTERS = (*SEGMENTATION_TYPES, "all")
 PANOPTIC_CHANNELS = ("label", "instance")
 """What the channels of a panoptic segmentation hold, in order."""
 
-SEGMENTATION_DIRECTORIES = {
-    "binary": "Segmentations",
-    "multilabel": "Segmentations",
-    "instance": "InstanceSegmentations",
-    "panoptic": "PanopticSegmentations",
+_KINDS = {
+    "binary": SEGMENTATION,
+    "multilabel": SEGMENTATION,
+    "instance": INSTANCE_SEGMENTATION,
+    "panoptic": PANOPTIC_SEGMENTATION,
 }
+SEGMENTATION_DIRECTORIES = {name: kind.folder for name, kind in _KINDS.items()}
 """Where in a run's directory each type lies."""
 
-MULTILABEL_SUFFIX = "-multilabel"
-RESERVED_NAME_SUFFIXES = (MULTILABEL_SUFFIX,)
+RESERVED_NAME_SUFFIXES = tuple(SEGMENTATION.flags.values())
 """How names must not end: a binary segmentation of such a name would read back as a multilabel one."""
-
-_STORE_NAME = re.compile(
-    r"(?P<voxel_size>[^_]+)_(?P<user_id>[^_]+)_(?P<session_id>[^_]+)_(?P<name>.+)", re.DOTALL
-)
 
 
 def segmentation_type(
@@ -92,14 +89,15 @@ def segmentation_store_name(
 ) -> str:
     """The name of a segmentation's directory; `voxel_size` in ångström, written to three decimals.
 
-    The parts are taken as they are: `copick.util.escape.sanitize_name` makes them fit to be read back.
-
     Raises:
-        ValueError: More than one flag is set.
+        ValueError: More than one flag is set, or the name would read back as something else:
+            `copick.util.escape.sanitize_name` makes parts of names that do not.
     """
-    kind = segmentation_type(is_multilabel, is_instance, is_panoptic)
-    suffix = MULTILABEL_SUFFIX if kind == "multilabel" else ""
-    return f"{voxel_size:.3f}_{user_id}_{session_id}_{name}{suffix}.zarr"
+    kind = _KINDS[segmentation_type(is_multilabel, is_instance, is_panoptic)]
+    meta = CopickSegmentationMeta.of(
+        voxel_size=voxel_size, user_id=user_id, session_id=session_id, name=name, is_multilabel=is_multilabel
+    )
+    return kind.file_name(kind.key(meta))
 
 
 def parse_segmentation_store_name(store_name: str, directory: str = "Segmentations") -> dict[str, Any] | None:
@@ -112,29 +110,12 @@ def parse_segmentation_store_name(store_name: str, directory: str = "Segmentatio
     Raises:
         ValueError: No segmentations lie in such a directory.
     """
-    types = [name for name, each in SEGMENTATION_DIRECTORIES.items() if each == directory]
-    if not types:
-        raise ValueError(
-            f"no segmentations lie in {directory!r}; use one of {', '.join(sorted(set(SEGMENTATION_DIRECTORIES.values())))}"
-        )
-    stem = store_name.removesuffix(".zarr")
-    is_multilabel = "multilabel" in types and stem.endswith(MULTILABEL_SUFFIX)
-    match = _STORE_NAME.fullmatch(stem.removesuffix(MULTILABEL_SUFFIX) if is_multilabel else stem)
-    if match is None:
-        return None
-    try:
-        voxel_size = float(match["voxel_size"])
-    except ValueError:
-        return None
-    if not 0 < voxel_size < math.inf:
-        return None
-    return {
-        **match.groupdict(),
-        "voxel_size": voxel_size,
-        "is_multilabel": is_multilabel,
-        "is_instance": "instance" in types,
-        "is_panoptic": "panoptic" in types,
-    }
+    kinds = {kind.folder: kind for kind in _KINDS.values()}
+    if directory not in kinds:
+        raise ValueError(f"no segmentations lie in {directory!r}; use one of {', '.join(kinds)}")
+    file_name = store_name.removesuffix(".zarr") + ".zarr"
+    meta = kinds[directory].parse(file_name, directory)
+    return None if meta is None else meta.model_dump()
 
 
 def list_segmentation_stores(fs: Any, run_path: str) -> list[dict[str, Any]]:
@@ -145,20 +126,19 @@ def list_segmentation_stores(fs: Any, run_path: str) -> list[dict[str, Any]]:
         run_path: The run's directory on it.
     """
     found = []
-    for directory in dict.fromkeys(SEGMENTATION_DIRECTORIES.values()):
+    for kind in dict.fromkeys(_KINDS.values()):
         try:
-            entries = fs.ls(f"{run_path.rstrip('/')}/{directory}", detail=True)
+            entries = fs.ls(f"{run_path.rstrip('/')}/{kind.folder}", detail=True)
         except FileNotFoundError:
             continue
         # A symbolic link is listed as neither file nor directory.
-        paths = (
-            entry["name"].rstrip("/")
+        names = sorted(
+            entry["name"].rstrip("/").rpartition("/")[2]
             for entry in entries
             if entry["type"] == "directory" or (entry["type"] != "file" and fs.isdir(entry["name"]))
         )
-        names = sorted(path.rpartition("/")[2] for path in paths if path.endswith(".zarr"))
-        fields = (parse_segmentation_store_name(name, directory) for name in names if name[0] != ".")
-        found += [each for each in fields if each is not None]
+        metas = (kind.parse(name, kind.folder) for name in names if not kind.hides(name))
+        found += [meta.model_dump() for meta in metas if meta is not None]
     return found
 
 
