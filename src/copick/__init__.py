@@ -56,9 +56,13 @@ _MODULES = (
 )
 
 # What is not needed to import copick is imported when it is first used.
-_HOMES = {**dict.fromkeys(_ENTITIES, "copick.models"), **dict.fromkeys(_ERRORS, "copick.errors")}
+_HOMES = {
+    "new_config": "copick.impl.filesystem",
+    **dict.fromkeys(_ENTITIES, "copick.models"),
+    **dict.fromkeys(_ERRORS, "copick.errors"),
+}
 
-__all__ = ["__version__", "from_file", "from_string", *_ENTITIES, *_ERRORS]  # noqa: PLE0604
+__all__ = ["COPICK_TYPES", "__version__", "from_file", "from_string", "new_config", *_ENTITIES, *_ERRORS]  # noqa: PLE0604
 
 
 def from_file(path: str | os.PathLike[str], cache: CacheChoice = None) -> CopickRoot:
@@ -89,6 +93,8 @@ def from_string(data: str, cache: CacheChoice = None) -> CopickRoot:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "COPICK_TYPES":
+        return tuple(__getattr__(entity) for entity in _ENTITIES)
     if name in _MODULES:
         return importlib.import_module(f"copick.{name}")
     if name in _HOMES:

@@ -5,9 +5,12 @@ The names of copick 1.x end in `FSSpec`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from copick.config import CopickConfig, CopickConfigFS, CopickConfigFSSpec
+from copick.config import CopickConfig, CopickConfigFS, CopickConfigFSSpec, parse_config, protocol_of
 from copick.models import (
     CopickObject,
     CopickPicks,
@@ -19,8 +22,11 @@ from copick.models import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from copick.layers.build import CacheChoice
     from copick.layers.layer import Layer
+    from copick.meta import PickableObject
 
 
 class CopickRootFS(CopickRoot):
@@ -47,6 +53,45 @@ class CopickRootFSSpec(CopickRoot):
         super().__init__(config, layer, cache=cache)
 
 
+def new_config(
+    config: str | os.PathLike[str],
+    overlay_root: str | os.PathLike[str],
+    proj_name: str = "copick project",
+    proj_description: str = "",
+    pickable_objects: Iterable[PickableObject | dict[str, Any]] | None = None,
+) -> CopickRootFSSpec:
+    """Write the config of a new project, which copick 1.x can open, too; open it.
+
+    Args:
+        config: Where to write it; a file that is there is replaced.
+        overlay_root: Where the project's data will be: a path or URL.
+
+    Raises:
+        ConfigError: The project could not be opened; nothing is written.
+    """
+    from copick import __version__
+
+    root = os.fspath(overlay_root)
+    is_path = "://" not in root and protocol_of(root) == "file"
+    objects = [
+        item if isinstance(item, dict) else item.model_dump(mode="json") for item in pickable_objects or []
+    ]
+    fields = {
+        "config_type": "filesystem",
+        "name": proj_name,
+        "description": proj_description,
+        "version": __version__,
+        "pickable_objects": objects,
+        "overlay_root": f"local://{root}" if is_path else root,
+        "overlay_fs_args": {"auto_mkdir": True} if protocol_of(root) == "file" else {},
+    }
+    opened = CopickRootFSSpec(parse_config(fields, os.fspath(config)))  # type: ignore[arg-type]
+    path = Path(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(fields, indent=4), encoding="utf-8")
+    return opened
+
+
 CopickRunFS = CopickRunFSSpec = CopickRun
 CopickVoxelSpacingFS = CopickVoxelSpacingFSSpec = CopickVoxelSpacing
 CopickTomogramFS = CopickTomogramFSSpec = CopickTomogram
@@ -71,4 +116,5 @@ __all__ = [
     "CopickTomogramFSSpec",
     "CopickVoxelSpacingFS",
     "CopickVoxelSpacingFSSpec",
+    "new_config",
 ]

@@ -11,7 +11,7 @@ from copick.config import CopickConfig
 from copick.errors import AlreadyExistsError, ConfigError
 from copick.kinds import RUN
 from copick.meta import CopickRunMeta, PickableObject
-from copick.models.entity import Layers, Node, note_ignored, remembered
+from copick.models.entity import E, Layers, Node, note_ignored, remembered
 from copick.models.run import CopickRun
 from copick.util.escape import sanitize_name
 
@@ -143,17 +143,34 @@ class CopickRoot(Node):
         """The runs, asked for now."""
         return self.on(layers)._query(CopickRun)
 
+    def _query(self, cls: type[E], *kinds: Any) -> list[E]:
+        found, named = super()._query(cls, *kinds), self.config.runs
+        if named is None or cls is not CopickRun:
+            return found
+        return [run for run in found if run.ref.values[0] in named]
+
     def get_run(self, name: str, *, layers: Layers = None, **unknown: object) -> CopickRun | None:
-        """The run of that name, or None."""
+        """The run of that name, or None: also for one that the config does not name among its `runs`."""
         note_ignored(unknown)
+        if self.config.runs is not None and name not in self.config.runs:
+            return None
         return self.on(layers)._find(CopickRun, CopickRunMeta.of(name=name))
 
     def new_run(
         self, name: str, exist_ok: bool = False, *, layers: Layers = None, **unknown: object
     ) -> CopickRun:
-        """Create a run. Raises AlreadyExistsError (a ValueError) unless `exist_ok`."""
+        """Create a run. One that the config hides (see its `runs`) is shown from now on.
+
+        Raises:
+            AlreadyExistsError: It exists (also a ValueError); not with `exist_ok`.
+        """
         note_ignored(unknown)
-        return self._new(CopickRun, CopickRunMeta.of(name=name), exist_ok, layers)
+        shown = self.config.runs
+        hidden = shown is not None and name not in shown
+        run = self._new(CopickRun, CopickRunMeta.of(name=name), exist_ok or hidden, layers)
+        if shown is not None and hidden:
+            shown.append(name)
+        return run
 
     # Objects
 
