@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "util": {"errors", "util"},
     "util.segmentation": {"ome", "kinds", "meta"},
     "meta": {*LEAVES, "meta"},
+    "filaments": {*LEAVES, "meta"},
     "kinds": TABLE,
     "config_errors": {*TABLE, "config_errors"},
     "config": {*TABLE, "config", "config_errors"},
