@@ -65,6 +65,12 @@ class CachedLayer(Layer):
         """Where the cache keeps what belongs to `ref`."""
         return self._root if ref is None else self._root / ref.path
 
+    def files(self, ref: Ref | None) -> tuple[Any, str]:
+        return self.parent.files(ref)
+
+    def reconnect(self) -> None:
+        self.parent.reconnect()
+
     # Listings and documents
 
     def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:

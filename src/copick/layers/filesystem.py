@@ -263,6 +263,14 @@ class FilesystemLayer(Layer):
         self.place.make_folder(path)
         copy_array(source, self.place.store(path, read_only=False), f"{name} to {self.name}")
 
+    def files(self, ref: Ref | None) -> tuple[Any, str]:
+        path = self.path(ref) if ref else ""
+        with self._asking(path):
+            return self.place.address(path)
+
+    def reconnect(self) -> None:
+        self.place.reconnect()
+
     def refresh(self, ref: Ref | None = None) -> None:
         self._seen.clear()
         self.place.forget()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from copick.errors import NotFoundError, ReadOnlyError
 
@@ -115,6 +115,27 @@ class Layer(ABC):
     def holders(self, ref: Ref) -> builtins.list[str]:
         """Names of the layers that hold `ref`, highest priority first."""
         return [self.name] if self.exists(ref) else []
+
+    @property
+    def overlay(self) -> Layer:
+        """The layer that writes go to as a rule; where nothing can be written, the highest."""
+        return self
+
+    @property
+    def static(self) -> Layer:
+        """The highest layer that is only read; where there is none, the overlay."""
+        return self
+
+    def files(self, ref: Ref | None) -> tuple[Any, str]:
+        """The fsspec filesystem of this layer, and where in it `ref` (`None`: the root) lies, or would.
+
+        Raises:
+            AttributeError: The layer is not made of files, so what is in it has no path.
+        """
+        raise AttributeError(f"layer {self.name!r} is not made of files: {ref or 'its root'} has no path")
+
+    def reconnect(self) -> None:  # noqa: B027 (most layers have nothing to drop)
+        """Drop connections; they are made again when they are next needed."""
 
     def narrowed(self, names: str | Iterable[str]) -> Layer:
         """This layer restricted to the layers of those names. Raises NotFoundError for an unknown name."""

@@ -60,8 +60,14 @@ class Place(Protocol):
     def missing_root(self, read_only: bool) -> str | None:
         """What is wrong with the root itself, if it is not there and should be."""
 
+    def address(self, path: str) -> tuple[Any, str]:
+        """The fsspec filesystem, and what `path` is called there."""
+
     def forget(self) -> None:
         """Drop listings that were remembered."""
+
+    def reconnect(self) -> None:
+        """Drop the connection; the next request opens another."""
 
     def failed(self, error: Exception) -> None:
         """Told of every failure."""
@@ -132,7 +138,15 @@ class LocalPlace:
         # A writable one is made on the first write.
         return "there is no such directory" if read_only else None
 
+    def address(self, path: str) -> tuple[Any, str]:
+        import fsspec
+
+        return fsspec.filesystem("file", auto_mkdir=True), self._at(path)
+
     def forget(self) -> None:
+        pass
+
+    def reconnect(self) -> None:
         pass
 
     def failed(self, error: Exception) -> None:
@@ -299,9 +313,15 @@ class RemotePlace:
             return False
         return True
 
+    def address(self, path: str) -> tuple[Any, str]:
+        return self.fs, self._at(path)
+
     def forget(self) -> None:
         if self._open is not None:
             self.fs.invalidate_cache()
+
+    def reconnect(self) -> None:
+        self._open = None
 
     def failed(self, error: Exception) -> None:
         """After a failure: a connection that is lost is opened anew when it is next needed."""

@@ -67,6 +67,22 @@ class LayerStack(Layer):
             for name in (layer.names if isinstance(layer, LayerStack) else [layer.name])
         ]
 
+    @property
+    def overlay(self) -> Layer:
+        return self[self.default_write] if self.default_write is not None else self.layers[0].overlay
+
+    @property
+    def static(self) -> Layer:
+        return next((layer.static for layer in self.layers if layer.read_only), self.overlay)
+
+    def files(self, ref: Ref | None) -> tuple[Any, str]:
+        held = self._layers_holding(ref) if ref else ()
+        return (held[0] if held else self.overlay).files(ref)
+
+    def reconnect(self) -> None:
+        for layer in self.layers:
+            layer.reconnect()
+
     def narrowed(self, names: str | Iterable[str]) -> LayerStack:
         wanted = (names,) if isinstance(names, str) else tuple(names)
         if wanted not in self._narrowed:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from copick.errors import AlreadyExistsError, FormatError, ReadOnlyError
 from copick.kinds import Kind, Ref, normal
+from copick.models.files import InFiles
 from copick.util.words import nearest
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Layers = str | Iterable[str] | None
 E = TypeVar("E", bound="Entity")
 
 
-class Node:
+class Node(InFiles):
     """Something with children: the root or an entity.
 
     Children are listed on first access and kept until `refresh*`; `new_*` and `delete` keep the lists right.
@@ -37,11 +38,6 @@ class Node:
         self._children: dict[str, list[Any]] = {}
         self._alone: dict[Ref, Any] = {}  # children that were asked for by name before anything was listed
         self._twins: dict[tuple[str, ...], Any] = {}
-
-    @property
-    def ref(self) -> Ref | None:
-        """The address, the same in every layer; None for the root."""
-        return None
 
     def on(self, layers: Layers) -> Self:
         """This entity as these layers alone show it; everything reached from it is seen the same way.

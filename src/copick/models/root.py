@@ -258,6 +258,21 @@ class CopickRoot(Node):
         super().refresh()
         self._objects = None
 
+    def reconnect(self) -> None:
+        """Drop connections and what was listed; both are made again when they are next needed."""
+        self.layer.reconnect()
+        self.refresh()
+
+    @property
+    def root_overlay(self) -> str:
+        """The root of the layer that writes go to, without protocol."""
+        return self.overlay_path.rstrip("/")
+
+    @property
+    def root_static(self) -> str:
+        """The root of the static data, without protocol; without static data, that of the overlay."""
+        return self.static_path.rstrip("/")
+
     def save_config(self, config_path: str | os.PathLike[str]) -> None:
         """Write the config, with every field, as JSON. Credentials in fs_args are written as they are."""
         path = Path(config_path)
