@@ -15,17 +15,21 @@ SOURCE = Path(copick.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 LEAVES = {"errors", "util", "_cachecore"}
-TABLE = {*LEAVES, "meta", "kinds"}
+TABLE = {*LEAVES, "meta", "filaments", "kinds"}
 CONFIGURED = {*TABLE, "config", "config_errors", "arrays", "stores"}
 CACHE = {*CONFIGURED, "ome", "cache"}
 LAYERS = {*CACHE, "layers"}
 MODELS = {*LAYERS, "models"}
-EVERYTHING = {*MODELS, "impl", "testing", "demo", "cli", "copick"}
+OPERATIONS = {*MODELS, "impl", "ops", "copick"}
+EVERYTHING = {*OPERATIONS, "testing", "demo", "cli"}
 
 MAY_IMPORT = {
     "errors": set(),
     "util": {"errors", "util"},
     "util.segmentation": {"ome", "kinds", "meta"},
+    "util.uri": {"kinds", "models"},
+    "util.ome": {"ome", "arrays"},
+    "util.path_util": {"ome"},
     "meta": {*LEAVES, "meta"},
     "filaments": {*LEAVES, "meta"},
     "kinds": TABLE,
@@ -38,6 +42,7 @@ MAY_IMPORT = {
     "layers": LAYERS,
     "models": MODELS,
     "impl": {*MODELS, "impl"},
+    "ops": OPERATIONS,
     "testing": EVERYTHING,
     "demo": EVERYTHING,
     "cli": EVERYTHING,

@@ -321,7 +321,7 @@ def test_picks_that_are_none(archive: Path, tmp_path: Path) -> None:
     path = archive / "ExperimentRuns/TS_1/Picks/tool_0_ribosome.json"
     for content in (*GARBAGE.values(), b'{"points": 3}'):
         path.write_bytes(content)
-        with pytest.raises(FormatError, match=r"picks 'TS_1/ribosome_tool_0' is not a picks document"):
+        with pytest.raises(FormatError, match=r"picks 'TS_1/ribosome_tool_0' in layer 'archive' is not a picks document"):
             _ = run_of(archived(tmp_path, archive, False)).picks[0].points
 
 

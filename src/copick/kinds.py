@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from copick.errors import FormatError
+from copick.filaments import CopickFilamentsFile
 from copick.meta import (
     CopickFeaturesMeta,
     CopickMeshMeta,
@@ -301,6 +302,7 @@ def _annotation(name: str, meta: type[Meta], folder: str, suffix: str) -> Kind:
 
 
 PICKS = _annotation("picks", CopickPicksFile, "Picks", ".json")
+FILAMENTS = _annotation("filaments", CopickFilamentsFile, "Filaments", ".json")
 MESH = _annotation("mesh", CopickMeshMeta, "Meshes", ".glb")
 
 
@@ -313,7 +315,9 @@ def _segmentation(name: str, folder: str, flag: str = "", **fixed: bool) -> Kind
         identity=("name", "user_id", "session_id", "voxel_size", *(["is_multilabel"] if flag else [])),
         payload="array",
         folder=folder,
-        template="{voxel_size:.3f}_{user_id}_{session_id}_{name}" + ("{is_multilabel}" if flag else "") + ".zarr",
+        template="{voxel_size:.3f}_{user_id}_{session_id}_{name}"
+        + ("{is_multilabel}" if flag else "")
+        + ".zarr",
         pattern=re.compile(
             rf"(?P<voxel_size>{_NUMBER})_(?P<user_id>[^_]+)_(?P<session_id>[^_]+)_(?P<name>.+?){optional}\.zarr",
             re.DOTALL,
@@ -324,7 +328,9 @@ def _segmentation(name: str, folder: str, flag: str = "", **fixed: bool) -> Kind
     )
 
 
-SEGMENTATION = _segmentation("segmentation", "Segmentations", "-multilabel", is_instance=False, is_panoptic=False)
+SEGMENTATION = _segmentation(
+    "segmentation", "Segmentations", "-multilabel", is_instance=False, is_panoptic=False
+)
 INSTANCE_SEGMENTATION = _segmentation(
     "instance_segmentation", "InstanceSegmentations", is_multilabel=False, is_instance=True, is_panoptic=False
 )
@@ -344,7 +350,7 @@ OBJECT = Kind(
 
 CHILDREN: Mapping[Kind | None, tuple[Kind, ...]] = {
     None: (RUN, OBJECT),
-    RUN: (VOXEL_SPACING, PICKS, MESH, SEGMENTATION, INSTANCE_SEGMENTATION, PANOPTIC_SEGMENTATION),
+    RUN: (VOXEL_SPACING, PICKS, MESH, FILAMENTS, SEGMENTATION, INSTANCE_SEGMENTATION, PANOPTIC_SEGMENTATION),
     VOXEL_SPACING: (TOMOGRAM,),
     TOMOGRAM: (FEATURES,),
 }

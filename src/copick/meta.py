@@ -37,7 +37,8 @@ class Meta(BaseModel):
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False)
             texts = [
-                (f"{p['loc'][0]} {p['input']!r:.40}: " if p["loc"] else "") + _lowered(p["msg"]) for p in problems
+                (f"{p['loc'][0]} {p['input']!r:.40}: " if p["loc"] else "") + _lowered(p["msg"])
+                for p in problems
             ]
             raise FormatError("; ".join(texts)) from None
 
@@ -130,6 +131,20 @@ def _label(label: int | None) -> int | None:
 Channel = Annotated[int, Field(ge=0, le=255)]
 
 
+def with_filament(
+    metadata: Mapping[str, Any], spec: FilamentSpec | Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """An object's `metadata` with this filament spec in its place; None = without one."""
+    own = dict(metadata.get("copick") or {})
+    own.pop("filament", None)
+    if spec is not None:
+        own["filament"] = (
+            spec.model_dump(exclude_unset=True) if isinstance(spec, FilamentSpec) else dict(spec)
+        )
+    rest = {key: value for key, value in metadata.items() if key != "copick"}
+    return {**rest, "copick": own} if own else rest
+
+
 class PickableObject(Meta):
     """One kind of thing that is looked for in the tomograms of a project."""
 
@@ -182,16 +197,9 @@ class PickableObject(Meta):
         Raises:
             ValueError: It cannot be so, or the object is no particle; nothing is changed then.
         """
-        own = dict(self.metadata.get("copick") or {})
-        own.pop("filament", None)
-        if spec is not None:
-            if not self.is_particle:
-                raise ValueError(f"object {self.name!r} is no particle, so it cannot be a filament")
-            given = spec.model_dump(exclude_unset=True) if isinstance(spec, FilamentSpec) else dict(spec)
-            FilamentSpec.model_validate(given)
-            own["filament"] = given
-        rest = {key: value for key, value in self.metadata.items() if key != "copick"}
-        self.metadata = {**rest, "copick": own} if own else rest
+        changed = with_filament(self.metadata, spec)
+        type(self).of(**{**self.model_dump(), "metadata": changed})  # checks it all before anything changes
+        self.metadata = changed
 
     def _filament_fields(self) -> Any:
         own = self.metadata.get("copick")

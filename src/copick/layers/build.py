@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from copick.layers.filesystem import FilesystemLayer
 from copick.layers.memory import MemoryLayer
 from copick.layers.stack import LayerStack
 from copick.util.sizes import parse_size
+from copick.util.urls import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     from copick.layers.layer import Layer
 
 logger = logging.getLogger(__name__)
+
+
+PENDING = "pending"
+"""The folder of a cache where changes wait to be passed on."""
 
 
 def _filesystem(config: CopickConfigFS, name: str) -> Layer:
@@ -71,9 +77,41 @@ def build_stack(config: CopickConfig, cache: CopickConfigCache | None = None) ->
     if isinstance(config, CopickConfigFSSpec) and config.index is not None:
         logger.warning("the config asks for an index, which is not available in this version: it is not used")
     layers = [build_layer(place) for place in places]
+    strategy = config.write_strategy if isinstance(config, CopickConfigMultilayer) else "default"
+    pending = _pending(layers, cache, config) if strategy == "cache" else None
     if cache is not None:
         layers = _cached(layers, places, cache)
-    return LayerStack(layers, default)
+    return LayerStack(
+        layers,
+        default,
+        strategy="default" if strategy == "cache" and pending is None else strategy,
+        pending=pending,
+        propagate=cache is None or cache.propagate,
+    )
+
+
+def _pending(
+    layers: Sequence[Layer], cache: CopickConfigCache | None, config: CopickConfig
+) -> FilesystemLayer | None:
+    """Where changes wait in the cache for the layer that they are meant for; None if there is no such place."""
+    target = next((layer for layer in layers if not layer.read_only), None)
+    if cache is None or target is None:
+        what = "cache" if cache is None else "layer that can be written"
+        logger.warning("write_strategy 'cache': this project has no %s; writes go to the default layer", what)
+        return None
+    # Projects that share a cache folder must not see each other's changes.
+    place = hashlib.sha256(target.location.encode()).hexdigest()[:16]
+    root = f"{local_path(cache.root)}/{PENDING}/{place}"
+    try:
+        os.makedirs(root, exist_ok=True)
+    except OSError as error:
+        logger.warning(
+            "write_strategy 'cache': %s cannot be used (%s); writes go to the default layer", root, error
+        )
+        return None
+    name = cache.layer_name or "cache"
+    zarr_format = getattr(config, "zarr_format", 2)
+    return FilesystemLayer(CopickConfigFS(root=root, layer_name=name, zarr_format=zarr_format), name)
 
 
 def _cached(layers: Sequence[Layer], places: Sequence[LayerConfig], cache: CopickConfigCache) -> list[Layer]:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from copick.cache import info
 from copick.cache.manager import CacheManager, open_manager
 from copick.errors import CacheError
+from copick.kinds import CHILDREN
 from copick.layers.layer import Layer
 
 if TYPE_CHECKING:
@@ -136,15 +137,25 @@ class CachedLayer(Layer):
             formats=self._formats,
         )
 
+    def original(self, ref: Ref) -> Store:
+        return self.parent.original(ref)
+
     # Writes
+
+    def adopt(self, ref: Ref, source: Store, *, replace: bool = True) -> None:
+        self.parent.adopt(ref, source, replace=replace)
+        self._forget(ref)
 
     def create(self, ref: Ref) -> None:
         self.parent.create(ref)
         self._forget(ref)
 
     def delete(self, ref: Ref) -> None:
+        beside = [kind for kind in CHILDREN.get(ref.kind, ()) if kind.beside]  # not in its folder
+        below = [kind.ref(meta, ref) for kind in beside for meta in self.list(ref, kind)]
         self.parent.delete(ref)
-        self._forget(ref)
+        for each in (*below, ref):
+            self._forget(each)
 
     def save(self, ref: Ref, document: bytes) -> None:
         self.parent.save(ref, document)

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GROUPS = {2: (".zgroup", b'{\n    "zarr_format": 2\n}'), 3: ("zarr.json", b'{"zarr_format": 3, "node_type": "group"}')}
+GROUPS = {
+    2: (".zgroup", b'{\n    "zarr_format": 2\n}'),
+    3: ("zarr.json", b'{"zarr_format": 3, "node_type": "group"}'),
+}
 """What an empty zarr group is on disk, by zarr format."""
 META = ".meta"
 """The document of a run or voxel spacing."""
@@ -227,7 +230,7 @@ class FilesystemLayer(Layer):
             store = self.place.store(path, read_only=not write)
         return MappingStore(store, f"layer {self.name!r}: {self._shown}/{path}", partial(self._failure, path))
 
-    def adopt(self, ref: Ref, source: Store) -> None:
+    def adopt(self, ref: Ref, source: Store, *, replace: bool = True) -> None:
         self.check_writable(ref)
         path = self.path(ref)
         folder, _, name = path.rpartition("/")
@@ -236,12 +239,14 @@ class FilesystemLayer(Layer):
             with self._asking(path):
                 try:
                     self._copy(source, temporary, name)
-                    self.place.swap_in(temporary, path)
+                    self.place.swap_in(temporary, path, replace)
                 except BaseException:
                     with contextlib.suppress(Exception):  # what failed first is what counts
                         self.place.remove(temporary)
                     raise
         else:
+            if not replace and self.exists(ref):
+                return
             mark = _partial_mark(path)
             with self._asking(path):
                 self.place.write(mark, b"")

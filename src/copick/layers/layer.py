@@ -105,16 +105,28 @@ class Layer(ABC):
         """The read-only store of `ref` with its chunks as they are stored: for copies that convert nothing."""
         return self.store(ref)
 
-    def adopt(self, ref: Ref, source: Store) -> None:
+    def adopt(self, ref: Ref, source: Store, *, replace: bool = True) -> None:
         """Replace the array of `ref` by a copy of `source`, key by key, in one step.
 
         What was there before is seen until all of it is copied; an interrupted copy leaves nothing to see.
+
+        Args:
+            replace: False = if there is an array when the copy is complete, that one stays.
         """
         raise ReadOnlyError(f"layer {self.name!r} cannot take whole arrays; cannot copy {ref} there")
 
     def holders(self, ref: Ref) -> builtins.list[str]:
         """Names of the layers that hold `ref`, highest priority first."""
         return [self.name] if self.exists(ref) else []
+
+    def propagate(self, ref: Ref, names: str | Iterable[str]) -> builtins.list[str]:
+        """Copy `ref` as it is read now to each of these layers; the names of those that have it now."""
+        self.narrowed(names)  # there is this layer alone
+        return [self.name]
+
+    def flush(self) -> builtins.list[Ref]:
+        """Pass on the changes that wait in a layer on top; what was passed on."""
+        return []
 
     @property
     def overlay(self) -> Layer:

@@ -77,7 +77,7 @@ class MemoryLayer(Layer):
             raise self._missing(ref)
         return MappingStore(self.arrays[ref].with_read_only(not write))
 
-    def adopt(self, ref: Ref, source: Store) -> None:
+    def adopt(self, ref: Ref, source: Store, *, replace: bool = True) -> None:
         from zarr.storage import MemoryStore
 
         from copick.layers.transfer import copy_array
@@ -85,8 +85,9 @@ class MemoryLayer(Layer):
         self.check_writable(ref)
         copy = MemoryStore()
         copy_array(source, copy, f"{ref} to {self.name}")
-        self.create(ref)
-        self.arrays[ref] = copy
+        if replace or ref not in self.arrays:
+            self.create(ref)
+            self.arrays[ref] = copy
 
     def refresh(self, ref: Ref | None = None) -> None:
         pass

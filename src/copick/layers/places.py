@@ -53,8 +53,8 @@ class Place(Protocol):
 
     def make_folder(self, path: str) -> None: ...
     def remove(self, path: str) -> None: ...
-    def swap_in(self, temporary: str, path: str) -> None:
-        """Rename the folder `temporary` to `path`, in place of what is there."""
+    def swap_in(self, temporary: str, path: str, replace: bool) -> None:
+        """Rename the folder `temporary` to `path`, in place of what is there; unless `replace`, that stays."""
 
     def store(self, path: str, read_only: bool) -> Store: ...
     def missing_root(self, read_only: bool) -> str | None:
@@ -122,8 +122,8 @@ class LocalPlace:
         else:
             os.unlink(target)
 
-    def swap_in(self, temporary: str, path: str) -> None:
-        _swap(self._at(temporary), self._at(path), os.rename, os.path.lexists, shutil.rmtree)
+    def swap_in(self, temporary: str, path: str, replace: bool) -> None:
+        _swap(self._at(temporary), self._at(path), replace, os.rename, os.path.lexists, shutil.rmtree)
 
     def store(self, path: str, read_only: bool) -> Store:
         from zarr.storage import LocalStore
@@ -274,10 +274,10 @@ class RemotePlace:
         self.fs.rm(self._at(path), recursive=True)
         self.forget()
 
-    def swap_in(self, temporary: str, path: str) -> None:
+    def swap_in(self, temporary: str, path: str, replace: bool) -> None:
         self.forget()
         move, there = partial(self.fs.mv, recursive=True), self.fs.exists
-        _swap(self._at(temporary), self._at(path), move, there, partial(self.fs.rm, recursive=True))
+        _swap(self._at(temporary), self._at(path), replace, move, there, partial(self.fs.rm, recursive=True))
         self.forget()
 
     def store(self, path: str, read_only: bool) -> Store:
@@ -335,13 +335,21 @@ class RemotePlace:
 def _swap(
     new: str,
     target: str,
+    replace: bool,
     rename: Callable[[str, str], Any],
     exists: Callable[[str], bool],
     remove: Callable[[str], Any],
 ) -> None:
     """Put the folder `new` in the place of `target`. If that fails, what was there is there again."""
     if not exists(target):
-        rename(new, target)
+        try:
+            rename(new, target)
+            return
+        except OSError:
+            if not exists(target):
+                raise
+    if not replace:  # someone else was first
+        remove(new)
         return
     folder = target.rpartition(os.sep if os.sep in target else "/")[0]
     old = f"{folder}/.copick-{secrets.token_hex(8)}.old"

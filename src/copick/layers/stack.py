@@ -1,16 +1,29 @@
-"""Many layers seen as one. A stack is itself a layer, so nothing above it knows that it is many."""
+"""Many layers seen as one. A stack is itself a layer, so nothing above it knows that it is many.
+
+Where a write goes (`write_strategy`):
+
+- `default`: to the default write layer. An entity that a writable layer above it serves is changed there: below, nobody
+  would see the change.
+- `source`: to the layer that serves the entity if that can be written, else to the default write layer.
+- `cache`: to the local folder of pending changes, the topmost layer, and from there to the first writable layer below.
+  What could not be passed on, or must not be (`propagate` off), stays pending and is read from there; `flush` passes it on.
+
+To change a part of an array that the target does not hold, the whole array is first copied up to it.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from copick.errors import NotFoundError, ReadOnlyError
+from copick.errors import CopickError, LayerError, NotFoundError, ReadOnlyError
 from copick.layers.layer import Layer
+from copick.layers.transfer import copy_entity, entities
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from zarr.abc.store import Store
 
@@ -20,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Strategy = Literal["default", "source", "cache"]
 
 
 class LayerStack(Layer):
@@ -27,18 +41,33 @@ class LayerStack(Layer):
 
     It remembers which layers held what when it last listed them, so that reading what was listed asks no layer
     again.
+
+    Args:
+        layers: Highest first.
+        default_write: Name of the default write layer; None = writes are refused.
+        strategy: Where writes go.
+        pending: Where the strategy `cache` writes; becomes the topmost layer.
+        propagate: Pass what is pending on at once.
     """
 
-    def __init__(self, layers: Sequence[Layer], default_write: str | None = None) -> None:
-        self.layers = tuple(layers)
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        default_write: str | None = None,
+        *,
+        strategy: Strategy = "default",
+        pending: Layer | None = None,
+        propagate: bool = True,
+    ) -> None:
+        self.layers = tuple(layers) if pending is None else (pending, *layers)
         self.name = "+".join(layer.name for layer in self.layers)
-        self.default_write = default_write
+        self.default_write, self.strategy, self.pending = default_write, strategy, pending
+        self.propagates = propagate
         self.read_only = all(layer.read_only for layer in self.layers)
         self._holding: dict[Ref, tuple[Layer, ...]] = {}
         self._narrowed: dict[tuple[str, ...], LayerStack] = {}
-        self._family: list[LayerStack] = [
-            self
-        ]  # stacks over the same layers: what one writes, all must forget
+        # Stacks over the same layers: what one writes, all must forget.
+        self._family: list[LayerStack] = [self]
 
     def __repr__(self) -> str:
         return f"<LayerStack {' › '.join(layer.name for layer in self.layers)}>"
@@ -93,9 +122,14 @@ class LayerStack(Layer):
             kept = sorted(
                 layers.values(), key=lambda layer: order.index(layer.name) if layer.name in order else -1
             )
+            pending = self.pending if self.pending in kept else None
+            kept = [layer for layer in kept if layer is not pending]
             writable = [layer.name for layer in kept if not layer.read_only]
             default = self.default_write if self.default_write in writable else next(iter(writable), None)
-            self._narrowed[wanted] = child = LayerStack(kept, default)
+            strategy = "default" if self.strategy == "cache" and pending is None else self.strategy
+            self._narrowed[wanted] = child = LayerStack(
+                kept, default, strategy=strategy, pending=pending, propagate=self.propagates
+            )
             child._family = self._family
             self._family.append(child)
         return self._narrowed[wanted]
@@ -160,33 +194,137 @@ class LayerStack(Layer):
             return found
         raise NotFoundError(f"no layer has {ref}; asked {', '.join(self.names)}")
 
+    def original(self, ref: Ref) -> Store:
+        return self._from_highest(ref, lambda layer: layer.original(ref))
+
+    # Writes
+
     def create(self, ref: Ref) -> None:
-        target = self._target(ref)
-        target.create(ref)
-        self._forget(ref)
+        with self._changing(ref) as target:
+            target.create(ref)
 
     def save(self, ref: Ref, document: bytes) -> None:
+        with self._changing(ref) as target:
+            target.save(ref, document)
+
+    def adopt(self, ref: Ref, source: Store, *, replace: bool = True) -> None:
+        with self._changing(ref) as target:
+            target.adopt(ref, source, replace=replace)
+
+    @contextmanager
+    def writing(self, ref: Ref, *, keep: bool = False) -> Iterator[Store]:
+        with self._changing(ref) as target:
+            if keep and not target.exists(ref):
+                target.adopt(ref, self.original(ref), replace=False)
+            with target.writing(ref, keep=keep) as store:
+                yield store
+
+    @contextmanager
+    def _changing(self, ref: Ref) -> Iterator[Layer]:
+        """The layer to change; what was known of `ref` is forgotten however that ends."""
         target = self._target(ref)
-        target.save(ref, document)
-        self._forget(ref)
+        try:
+            yield target
+        finally:
+            self._forget(ref)
+        if target is self.pending and self.propagates:
+            try:
+                self._pass_on(ref)
+            except (CopickError, OSError) as error:
+                logger.warning("%s is kept in %r until flush() can pass it on: %s", ref, target.name, error)
 
     def _target(self, ref: Ref) -> Layer:
-        """The layer that writes go to."""
+        """The layer that a write goes to."""
+        if self.pending is not None:
+            return self.pending
+        default = self._default(ref)
+        writable = [layer for layer in self.layers if not layer.read_only]
+        if self.strategy == "source" or default is not writable[0]:
+            serving = next(iter(self._layers_holding(ref)), None)
+            if serving in writable and (
+                self.strategy == "source" or writable.index(serving) < writable.index(default)
+            ):
+                return serving
+        return default
+
+    def _default(self, ref: Ref) -> Layer:
         if self.default_write is None:
             raise ReadOnlyError(
                 f"cannot change {ref}: no layer can be written; read-only are {', '.join(self.names)}"
             )
-        target = self[self.default_write]
-        target.check_writable(ref)
-        holding = self._holding.get(ref, ())
-        if holding and holding[0].name != target.name and not holding[0].read_only:
-            logger.warning(
-                "%s is written to layer %r but read from %r, which is above it",
-                ref,
-                target.name,
-                holding[0].name,
+        default = next(
+            layer
+            for layer in self.layers
+            if self.default_write == layer.name
+            or (isinstance(layer, LayerStack) and self.default_write in layer.names)
+        )
+        default.check_writable(ref)
+        return default
+
+    # What is pending
+
+    def flush(self) -> builtins.list[Ref]:
+        """Pass on everything that is pending; what was passed on.
+
+        Raises:
+            LayerError: Something could not be passed on; it stays pending. The rest was passed on.
+        """
+        if self.pending is None:
+            return []
+        done, failed = [], []
+        for ref in [*entities(self.pending)]:
+            try:
+                self._pass_on(ref)
+                done.append(ref)
+            except (CopickError, OSError) as error:
+                failed.append(f"{ref}: {error}")
+        if failed:
+            raise LayerError(
+                f"{len(failed)} of {len(failed) + len(done)} changes are still pending: {'; '.join(failed)}"
             )
-        return target
+        return done
+
+    def _pass_on(self, ref: Ref) -> None:
+        """Move `ref` from the pending changes to the first writable layer below."""
+        assert self.pending is not None
+        target = next((layer for layer in self.layers[1:] if not layer.read_only), None)
+        if target is None:
+            raise ReadOnlyError(f"no layer below {self.pending.name!r} can be written")
+        copy_entity(ref, self.pending, target)
+        for each in reversed([*ref.walk()]):  # folders stay while something in them is pending
+            if each.kind.payload == "folder" and any(
+                True for _ in entities(self.pending, each, folders=False)
+            ):
+                break
+            if self.pending.exists(each):
+                self.pending.delete(each)
+        self._forget(ref)
+
+    def propagate(self, ref: Ref, names: str | Iterable[str]) -> builtins.list[str]:
+        """Copy `ref` as it is read now to each of these layers; the names of those that have it now.
+
+        Raises:
+            LayerError: A layer could not take it and is as it was. The text says which could.
+        """
+        done, failed = [], []
+        source = self._layers_holding(ref)
+        if not source:
+            raise NotFoundError(f"no layer has {ref}; asked {', '.join(self.names)}")
+        for name in [names] if isinstance(names, str) else names:
+            target = self[name]
+            try:
+                if target is not source[0]:
+                    copy_entity(ref, source[0], target)
+                done.append(name)
+            except (CopickError, OSError) as error:
+                failed.append(f"{name} ({error})")
+            finally:
+                self._forget(ref)
+        if failed:
+            raise LayerError(
+                f"{ref} was not copied to {', '.join(failed)}; copied to {', '.join(done) or 'no layer'}"
+            )
+        return done
 
     def delete(self, ref: Ref) -> None:
         self._forget(ref)

@@ -52,27 +52,14 @@ class Annotation(Entity):
         return not self.from_tool
 
 
-class CopickPicks(Annotation):
-    """Points of one object in one run."""
-
-    kind = PICKS
-    meta: CopickPicksFile
-
-    def __init__(self, parent: Any, meta: CopickPicksFile, config: Any = None) -> None:
-        super().__init__(parent, meta, config)
-        self._loaded = False
-        # Known from the file name; anything more was set by a caller.
-        self._listed = frozenset(meta.model_fields_set)
+class ObjectAnnotation(Annotation):
+    """An annotation of one object, kept as one document."""
 
     @property
     def pickable_object_name(self) -> str:
-        """Name of the object that was picked."""
-        return self.meta.pickable_object_name
-
-    @property
-    def trust_orientation(self) -> bool:
-        """Whether the rotations of the points mean something."""
-        return self.meta.trust_orientation
+        """Name of the object."""
+        name: str = self.meta.pickable_object_name
+        return name
 
     @property
     def color(self) -> tuple[int, int, int, int]:
@@ -83,33 +70,32 @@ class CopickPicks(Annotation):
                 f"{self.ref}: the project has no object {self.pickable_object_name!r}; "
                 "add it to pickable_objects"
             )
-        color: tuple[int, int, int, int] = found.color
-        return color
+        return found.color
 
-    @property
-    def points(self) -> list[CopickPoint]:
-        """Loaded on first access. Changes are kept in memory until `store()`."""
-        self._ensure_loaded()
-        return self.meta.points
 
-    @points.setter
-    def points(self, points: list[CopickPoint]) -> None:
-        try:
-            self._ensure_loaded()  # for what else the document says
-        except (NotFoundError, ValueError):  # nothing to keep, or nothing that can be read
-            self._loaded = True
-        self.meta.points = points
+class Document(ObjectAnnotation):
+    """An annotation whose metadata is the JSON document itself: read on first need, written by `store()`."""
 
-    def load(self) -> CopickPicksFile:
+    def __init__(self, parent: Any, meta: Any, config: Any = None) -> None:
+        super().__init__(parent, meta, config)
+        self._loaded = False
+        # Known from the file name; anything more was set by a caller.
+        self._listed = frozenset(meta.model_fields_set)
+
+    def load(self) -> Any:
         """Read the document again, dropping changes in memory.
 
         Raises:
             NotFoundError: No layer holds it.
-            FormatError: It is not a picks document.
+            FormatError: It is no such document.
         """
-        self.meta = CopickPicksFile.from_json(self.layer.load(self.ref), str(self.ref))
+        self.meta = type(self.meta).from_json(self.layer.load(self.ref), self._where())
         self._loaded = True
         return self.meta
+
+    def _where(self) -> str:
+        held = self.layer.holders(self.ref)
+        return f"{self.ref} in layer {held[0]!r}" if held else str(self.ref)
 
     def _ensure_loaded(self) -> None:
         if not self._loaded:
@@ -118,12 +104,18 @@ class CopickPicks(Annotation):
             for field in before.model_fields_set - self._listed:
                 setattr(after, field, getattr(before, field))
 
+    def _ensure_replaceable(self) -> None:
+        """Before the content is replaced: read what else the document says."""
+        try:
+            self._ensure_loaded()
+        except (NotFoundError, ValueError):  # nothing to keep, or nothing that can be read
+            self._loaded = True
+
     def store(self) -> None:
-        """Write the document. Raises ReadOnlyError if no layer can be written."""
+        """Write the document, in one step. Raises ReadOnlyError if no layer can be written."""
         if not self._loaded and self.layer.exists(self.ref):
             self._ensure_loaded()
-        self.layer.save(self.ref, self.meta.to_json())
-        self._loaded = True
+        self._create()
 
     def _create(self) -> None:
         self._loaded = True
@@ -133,6 +125,29 @@ class CopickPicks(Annotation):
         """Read the document again, dropping changes in memory."""
         super().refresh()
         self.load()
+
+
+class CopickPicks(Document):
+    """Points of one object in one run."""
+
+    kinds = (PICKS,)
+    meta: CopickPicksFile
+
+    @property
+    def trust_orientation(self) -> bool:
+        """Whether the rotations of the points mean something."""
+        return self.meta.trust_orientation
+
+    @property
+    def points(self) -> list[CopickPoint]:
+        """Loaded on first access. Changes are kept in memory until `store()`."""
+        self._ensure_loaded()
+        return self.meta.points
+
+    @points.setter
+    def points(self, points: list[CopickPoint]) -> None:
+        self._ensure_replaceable()
+        self.meta.points = points
 
     def numpy(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Locations (N, 3) in ångström, x, y, z, and transformations (N, 4, 4)."""
@@ -175,6 +190,22 @@ class CopickPicks(Annotation):
         """
         self.points = points_from(positions, transforms, instance_ids, scores)
         self.store()
+
+    def df(self, format: str = "relion", **kwargs: Any) -> Any:
+        """The points as a pandas DataFrame.
+
+        Columns: `x`, `y`, `z` (ångström, with the transformations' translations), `transform_00` ... `transform_33`,
+        `instance_id`, `score`, and the object, user, session and run they belong to.
+        """
+        from copick.models.tables import picks_to_frame
+
+        return picks_to_frame(self, format, **kwargs)
+
+    def from_df(self, df: Any, format: str = "relion", **kwargs: Any) -> None:
+        """Replace the points by the rows of a table as `df` gives it, and store them."""
+        from copick.models.tables import picks_from_frame
+
+        picks_from_frame(self, df, format, **kwargs)
 
 
 def points_from(positions: Any, transforms: Any, instance_ids: Any, scores: Any) -> list[CopickPoint]:

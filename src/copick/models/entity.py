@@ -5,11 +5,12 @@ An entity is a proxy: it holds an address and metadata, and asks its layer (usua
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from copick.errors import AlreadyExistsError, FormatError, ReadOnlyError
+from copick.errors import AlreadyExistsError, FormatError, NotFoundError, ReadOnlyError
 from copick.kinds import Kind, Ref, normal
 from copick.models.files import InFiles
 from copick.util.words import nearest
@@ -74,23 +75,25 @@ class Node(InFiles):
         self._alone = {ref: child for ref, child in self._alone.items() if ref.kind is not kind}
         self._twins.clear()
 
-    def _query(self, cls: type[E]) -> list[E]:
-        """The children of one kind, asked for now."""
-        return [cls(self, meta) for meta in self.layer.list(self.ref, cls.kind)]
+    def _query(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
+        """The children of a class, asked for now."""
+        asked = cls.kinds if kinds is None else kinds
+        return [cls(self, meta) for kind in asked for meta in self.layer.list(self.ref, kind)]
 
-    def _list(self, cls: type[E]) -> list[E]:
-        """The children of one kind, listed once. This is the list itself: hand out copies."""
-        name = cls.kind.name
-        if name not in self._children:
-            listed = (self._alone.get(child.ref, child) for child in self._query(cls))
-            self._children[name] = list(listed)
-        children: list[E] = self._children[name]
-        return children
+    def _list(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
+        """The children of a class, each kind listed once."""
+        found: list[E] = []
+        for kind in cls.kinds if kinds is None else kinds:
+            if kind.name not in self._children:
+                listed = self._query(cls, [kind])
+                self._children[kind.name] = [self._alone.get(child.ref, child) for child in listed]
+            found += self._children[kind.name]
+        return found
 
     def _find(self, cls: type[E], meta: Meta) -> E | None:
         """The child with the key of `meta`. Asks for it alone unless its siblings are listed already."""
-        ref = cls.kind.ref(meta, self.ref)
-        listed: list[E] | None = self._children.get(cls.kind.name)
+        ref = cls.kind_of(meta).ref(meta, self.ref)
+        listed: list[E] | None = self._children.get(ref.kind.name)
         if listed is not None:
             return next((child for child in listed if child.ref == ref), None)
         if ref not in self._alone:
@@ -118,10 +121,32 @@ class Node(InFiles):
         child._create()
         here._adopt(child)
         if here is not self:
-            self._children.pop(cls.kind.name, None)
+            self._children.pop(child.kind.name, None)
         else:
             self._twins.clear()
         return child
+
+    def _delete_all(self, children: Iterable[Entity]) -> None:
+        """Delete each of these children.
+
+        Raises:
+            ReadOnlyError: Some are in layers that cannot be written. If one is in such layers alone, nothing was
+                deleted; else all were deleted from the layers that can be written.
+        """
+        chosen = list(children)
+        if fixed := [child for child in chosen if child.sources and child._only_read()]:
+            raise ReadOnlyError(
+                f"nothing was deleted: {', '.join(str(child.ref) for child in fixed[:3])}"
+                f"{' and others' if len(fixed) > 3 else ''} cannot be, being in read-only layers alone"
+            )
+        kept = []
+        for child in chosen:
+            try:
+                child.delete()
+            except ReadOnlyError as error:
+                kept.append(str(error))
+        if kept:
+            raise ReadOnlyError("; ".join(kept))
 
     def _adopt(self, child: Entity) -> None:
         siblings = self._children.get(child.kind.name)
@@ -140,20 +165,31 @@ class Node(InFiles):
 
     def _shown(self) -> str:
         """What a repr says of the children: those that are listed, without listing any."""
-        return "".join(f", {name}={len(children)}" for name, children in self._children.items())
+        return "".join(f", {name}={len(children)}" for name, children in self._children.items() if children)
 
 
 class Entity(Node):
     """One thing in a project."""
 
-    kind: ClassVar[Kind]
+    kinds: ClassVar[tuple[Kind, ...]]
+    """The rows of the table that this class stands for; most stand for one."""
 
     def __init__(self, parent: Node, meta: Any, config: Any = None) -> None:
         super().__init__()
         self.parent, self.meta = parent, meta
         self.config = config
         self.layer = parent.layer
-        self._ref = self.kind.ref(meta, parent.ref)
+        self._ref = self.kind_of(meta).ref(meta, parent.ref)
+
+    @classmethod
+    def kind_of(cls, meta: Any) -> Kind:
+        """The row of the table that an entity with this metadata belongs to."""
+        return cls.kinds[0]
+
+    @property
+    def kind(self) -> Kind:
+        """Its row of the table."""
+        return self._ref.kind
 
     @property
     def ref(self) -> Ref:
@@ -169,6 +205,17 @@ class Entity(Node):
     def read_only(self) -> bool:
         """Whether the layer that serves it cannot be written."""
         return self._serving().read_only
+
+    def _project_config(self) -> Any:
+        """The config of the project it belongs to."""
+        node: Any = self
+        while isinstance(node, Entity):
+            node = node.parent
+        return node.config
+
+    def _only_read(self) -> bool:
+        """Whether no layer that holds it can be written."""
+        return all(self.layer.narrowed(name).read_only for name in self.sources)
 
     def _serving(self) -> Layer:
         """The layer that reads come from; where nothing is yet, the one that writes go to."""
@@ -189,20 +236,45 @@ class Entity(Node):
     def _create(self) -> None:
         self.layer.create(self._ref)
 
-    def delete(self) -> None:
+    def delete(self, *, missing_ok: bool = False, layers: Layers = None) -> None:
         """Remove it, and everything below it, from the layers that can be written.
 
+        Args:
+            missing_ok: No error if there is nothing to remove, or if layers that cannot be written still hold it.
+            layers: Remove it from these layers alone.
+
         Raises:
+            NotFoundError: Nothing is there.
             ReadOnlyError: It is also in layers that cannot be written, and still there.
         """
         try:
-            self.layer.delete(self._ref)
-        except ReadOnlyError:
-            self.parent._forget_kind(self.kind)  # another layer may serve it now, and less may be below it
-            for memory in (self._children, self._alone, self._twins):
-                memory.clear()
-            raise
-        self.parent._drop(self)
+            self.on(layers).layer.delete(self._ref)
+        except (ReadOnlyError, NotFoundError):
+            self._forget_below()
+            if not missing_ok:
+                raise
+        else:
+            if layers is None:
+                self.parent._drop(self)
+            else:
+                self._forget_below()
+
+    def _forget_below(self) -> None:
+        """Another layer may serve it now, and less may be below it."""
+        self.parent._forget_kind(self.kind)
+        for memory in (self._children, self._alone, self._twins):
+            memory.clear()
+
+    def propagate(self, layers: str | Iterable[str]) -> list[str]:
+        """Copy it, as it is read now, to these layers. What is below it is not copied.
+
+        Returns:
+            The names of the layers that hold this version now.
+
+        Raises:
+            LayerError: A layer could not take it and is as it was; the text says which have it now.
+        """
+        return self.layer.propagate(self._ref, layers)
 
     def __getstate__(self) -> dict[str, Any]:
         """The reference alone: lists and handles are made again where they are needed."""
@@ -219,16 +291,67 @@ class Entity(Node):
         return f"{type(self).__name__}({fields}{self._shown()})"
 
 
-def remembered(kind: Kind) -> property:
+class Folder(Entity):
+    """An entity that is a folder: a run or a voxel spacing. What is said of it stands in its `.meta` file."""
+
+    _described = False
+
+    @property
+    def description(self) -> str | None:
+        """What people should know of it: from the highest layer that says something."""
+        if not self._described and self.meta.description is None:
+            self.meta = self.meta.filled(self._stored_meta())
+            self._described = True
+        described: str | None = self.meta.description
+        return described
+
+    @description.setter
+    def description(self, text: str | None) -> None:
+        self.meta.description = text
+        self._described = True
+
+    def _stored_meta(self) -> Meta:
+        """What the layers' `.meta` files say together, higher layers first."""
+        found: Meta = type(self.meta)(**dict(zip(self.kind.identity, self._ref.values, strict=True)))
+        for name in self.sources:
+            try:
+                document = self.layer.narrowed(name).load(self._ref)
+                fields = json.loads(document)
+                found = found.filled(type(self.meta)(**{**fields, **found.model_dump(exclude_none=True)}))
+            except (
+                NotFoundError,
+                ValueError,
+                TypeError,
+            ):  # no file, the word "meta", or something else of 1.x
+                continue
+        return found
+
+    def store(self) -> None:
+        """Write what `meta` says to the `.meta` file, making the folder. Raises ReadOnlyError."""
+        self.layer.create(self._ref)
+        said = self.meta.model_dump(mode="json", exclude_none=True, exclude=set(self.kind.identity))
+        self.layer.save(self._ref, json.dumps(said).encode() if said else b"meta")
+
+    def refresh(self) -> None:
+        """Forget what was listed here and below, and the description."""
+        super().refresh()
+        if self._described:
+            self.meta.description, self._described = None, False
+
+
+def remembered(*kinds: Kind) -> property:
     """A private list of children as 1.x has it: None = not listed yet; setting None forgets."""
 
     def read(self: Node) -> list[Any] | None:
-        return self._children.get(kind.name)
+        if any(kind.name not in self._children for kind in kinds):
+            return None
+        return [child for kind in kinds for child in self._children[kind.name]]
 
     def replace(self: Node, children: list[Any] | None) -> None:
-        self._forget_kind(kind)
-        if children is not None:
-            self._children[kind.name] = children
+        for kind in kinds:
+            self._forget_kind(kind)
+            if children is not None:
+                self._children[kind.name] = [child for child in children if child.kind is kind]
 
     return property(read, replace)
 
@@ -246,7 +369,7 @@ def select(children: Iterable[E], unknown: Mapping[str, object], **wanted: Any) 
         return list(children)
     found = []
     for child in children:
-        values = dict(zip(child.kind.identity, child.ref.values, strict=True))
+        values = {**child.kind.fixed, **dict(zip(child.kind.identity, child.ref.values, strict=True))}
         if all(values[name] in accepted for name, accepted in filters.items()):
             found.append(child)
     return found

@@ -3,82 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from copick.config import CopickConfig
-from copick.errors import AlreadyExistsError, ConfigError
+from copick.errors import AlreadyExistsError, ConfigError, NotFoundError
 from copick.kinds import RUN
-from copick.meta import CopickRunMeta, PickableObject
+from copick.meta import CopickRunMeta, FilamentSpec, PickableObject, with_filament
 from copick.models.entity import E, Layers, Node, note_ignored, remembered
+from copick.models.objects import CopickObject
 from copick.models.run import CopickRun
 from copick.util.escape import sanitize_name
+from copick.util.segmentation import RESERVED_NAME_SUFFIXES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from copick.layers.build import CacheChoice
     from copick.layers.layer import Layer
 
-
-class CopickObject:
-    """One kind of thing that is looked for; described in the config."""
-
-    def __init__(self, root: CopickRoot, meta: PickableObject) -> None:
-        self.root, self.meta = root, meta
-
-    @property
-    def name(self) -> str:
-        """Its name, unique in the project."""
-        return self.meta.name
-
-    @property
-    def is_particle(self) -> bool:
-        """Found as points (True) or as a region (False)."""
-        return self.meta.is_particle
-
-    @property
-    def label(self) -> int | None:
-        """Its value in multilabel segmentations."""
-        return self.meta.label
-
-    @property
-    def color(self) -> tuple[int, int, int, int]:
-        """Red, green, blue, opacity: 0 to 255."""
-        return self.meta.color
-
-    @property
-    def emdb_id(self) -> str | None:
-        """Of its density map in the EMDB."""
-        return self.meta.emdb_id
-
-    @property
-    def pdb_id(self) -> str | None:
-        """Of its model in the PDB."""
-        return self.meta.pdb_id
-
-    @property
-    def identifier(self) -> str | None:
-        """Accession in an ontology or database, for example GO:0022626."""
-        return self.meta.identifier
-
-    @property
-    def map_threshold(self) -> float | None:
-        """Where to contour the density map."""
-        return self.meta.map_threshold
-
-    @property
-    def radius(self) -> float | None:
-        """In ångström."""
-        return self.meta.radius
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Whatever else the project says of it."""
-        return self.meta.metadata
-
-    def __repr__(self) -> str:
-        what = "particle" if self.is_particle else "region"
-        return f"CopickObject(name={self.name!r}, label={self.label}, {what})"
+logger = logging.getLogger(__name__)
 
 
 class CopickRoot(Node):
@@ -172,6 +118,28 @@ class CopickRoot(Node):
             shown.append(name)
         return run
 
+    def create_run(self, name: str, description: str | None = None, *, layers: Layers = None) -> CopickRun:
+        """Create a run, with a description in its `.meta` file. Raises AlreadyExistsError (a ValueError)."""
+        run = self.new_run(name, layers=layers)
+        if description is not None:
+            run.description = description
+            run.store()
+        return run
+
+    def delete_run(self, name: str, *, missing_ok: bool = True, layers: Layers = None) -> None:
+        """Delete a run and everything in it from the layers that can be written.
+
+        Raises:
+            NotFoundError: There is no such run (not if `missing_ok`).
+            ReadOnlyError: It is also in layers that cannot be written, and still there.
+        """
+        run = self.get_run(name, layers=layers)
+        if run is not None:
+            run.delete()
+            self._forget_kind(RUN)
+        elif not missing_ok:
+            raise NotFoundError(f"there is no run {name!r}; the layers are {self.layer.name}")
+
     # Objects
 
     @property
@@ -201,12 +169,14 @@ class CopickRoot(Node):
         radius: float | None = None,
         metadata: dict[str, Any] | None = None,
         exist_ok: bool = False,
+        filament: FilamentSpec | Mapping[str, Any] | None = None,
     ) -> CopickObject:
         """Declare an object. Only `save_config` makes it last.
 
         Args:
             label: None = one more than the highest there is.
             exist_ok: Update the object of that name with the values given.
+            filament: Makes it a filament, with what is known of it.
 
         Raises:
             ValueError: The name cannot be used, or the name or the label is taken.
@@ -225,6 +195,9 @@ class CopickRoot(Node):
         found = self.get_object(name)
         if found is not None and not exist_ok:
             raise AlreadyExistsError(f"there is an object {name!r} already; pass exist_ok=True to update it")
+        if filament is not None:
+            known = found.metadata if found else {}
+            fields["metadata"] = with_filament(known if metadata is None else metadata, filament)
         taken = [item.label or 0 for item in self.config.pickable_objects if item.name != name]
         if label in taken and label != 0:
             raise AlreadyExistsError(f"label {label} is taken; free is {max(taken) + 1}")
@@ -235,9 +208,16 @@ class CopickRoot(Node):
                 setattr(found.meta, key, getattr(updated, key))
             return found
         fields.setdefault("label", max(taken, default=0) + 1)
+        if name.endswith(RESERVED_NAME_SUFFIXES):
+            logger.warning("object %r: a binary segmentation of it would read back as a multilabel one", name)
         self.config.pickable_objects.append(PickableObject.of(name=name, is_particle=is_particle, **fields))
         self._objects = None
         return self.pickable_objects[-1]
+
+    def _remove_object(self, name: str) -> None:
+        kept = [item for item in self.config.pickable_objects if item.name != name]
+        self.config.pickable_objects[:] = kept
+        self._objects = None
 
     def _known_object(self, name: str) -> str:
         if self.get_object(name) is None:
@@ -252,6 +232,17 @@ class CopickRoot(Node):
         if user is None:
             raise ConfigError("no user_id: pass user_id=, or state it in the config")
         return sanitize_name(user)
+
+    def flush(self) -> list[str]:
+        """Pass on the changes that wait in the cache (`write_strategy: cache`); what was passed on.
+
+        Raises:
+            LayerError: Something could not be passed on; it still waits.
+        """
+        passed = [str(ref) for ref in self.layer.flush()]
+        if passed:
+            self.refresh()
+        return passed
 
     def refresh(self) -> None:
         """Forget what was listed, in the whole tree."""

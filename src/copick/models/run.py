@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from copick.errors import FormatError
-from copick.kinds import PICKS, RUN, SEGMENTATION, VOXEL_DECIMALS, VOXEL_SPACING
+from copick.filaments import CopickFilamentsFile
+from copick.kinds import (
+    FILAMENTS,
+    INSTANCE_SEGMENTATION,
+    MESH,
+    PANOPTIC_SEGMENTATION,
+    PICKS,
+    RUN,
+    SEGMENTATION,
+    VOXEL_DECIMALS,
+    VOXEL_SPACING,
+)
 from copick.meta import (
+    CopickMeshMeta,
     CopickPicksFile,
     CopickRunMeta,
     CopickSegmentationMeta,
     CopickVoxelSpacingMeta,
 )
-from copick.models.annotations import CopickPicks
-from copick.models.entity import Entity, Layers, note_ignored, remembered, select
+from copick.models.annotations import CopickPicks, ObjectAnnotation
+from copick.models.entity import Folder, Layers, note_ignored, remembered, select
+from copick.models.filaments import CopickFilaments
+from copick.models.mesh import CopickMesh
+from copick.models.segmentation import CopickSegmentation
 from copick.models.spacing import CopickVoxelSpacing
-from copick.models.volumes import CopickSegmentation
 from copick.util.escape import sanitize_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from copick.meta import Meta
     from copick.models.root import CopickRoot
+
+A = TypeVar("A", bound=ObjectAnnotation)
 
 
 def _voxel_size(value: float) -> float:
@@ -32,10 +49,10 @@ def _voxel_size(value: float) -> float:
         raise FormatError(f"voxel size {value!r:.40}: expected a length in ångström, more than 0") from None
 
 
-class CopickRun(Entity):
+class CopickRun(Folder):
     """One tilt series: its tomograms, and everything annotated on them."""
 
-    kind = RUN
+    kinds = (RUN,)
     meta: CopickRunMeta
 
     @property
@@ -56,7 +73,7 @@ class CopickRun(Entity):
     @property
     def voxel_spacings(self) -> list[CopickVoxelSpacing]:
         """The voxel spacings of all layers, by size; listed once (see `refresh_voxel_spacings`)."""
-        return list(self._list(CopickVoxelSpacing))
+        return self._list(CopickVoxelSpacing)
 
     def query_voxelspacings(self, *, layers: Layers = None) -> list[CopickVoxelSpacing]:
         """The voxel spacings, asked for now."""
@@ -81,6 +98,22 @@ class CopickRun(Entity):
         meta = CopickVoxelSpacingMeta.of(voxel_size=_voxel_size(voxel_size))
         return self._new(CopickVoxelSpacing, meta, exist_ok, layers)
 
+    def delete_voxel_spacings(self, voxel_size: float | None = None, *, layers: Layers = None) -> None:
+        """Delete the voxel spacing of that size, and everything in it; all without one.
+
+        Raises:
+            ValueError: There is none of that size.
+            ReadOnlyError: See `Entity.delete`.
+        """
+        if voxel_size is None:
+            self._delete_all(self.on(layers)._list(CopickVoxelSpacing))
+            return
+        found = self.get_voxel_spacing(voxel_size, layers=layers)
+        if found is None:
+            raise FormatError(f"{self.ref} has no voxel spacing {voxel_size!r}")
+        found.delete()
+        self._forget_kind(VOXEL_SPACING)
+
     def refresh_voxel_spacings(self) -> None:
         """Forget the list; it is asked for again when it is next needed."""
         self._refresh_kind(VOXEL_SPACING)
@@ -92,7 +125,7 @@ class CopickRun(Entity):
     @property
     def picks(self) -> list[CopickPicks]:
         """The picks of all layers; listed once (see `refresh_picks`)."""
-        return list(self._list(CopickPicks))
+        return self._list(CopickPicks)
 
     def query_picks(self, *, layers: Layers = None) -> list[CopickPicks]:
         """The picks, asked for now."""
@@ -108,8 +141,7 @@ class CopickRun(Entity):
         **unknown: object,
     ) -> list[CopickPicks]:
         """The picks whose object, user and session are as given: None = any, several = one of these."""
-        wanted = {"pickable_object_name": object_name, "user_id": user_id, "session_id": session_id}
-        return select(self.on(layers)._list(CopickPicks), unknown, **wanted)
+        return self._annotations(CopickPicks, object_name, user_id, session_id, layers, unknown)
 
     def new_picks(
         self,
@@ -125,13 +157,27 @@ class CopickRun(Entity):
         Raises:
             ValueError: The project has no such object, no user is stated, or the picks exist.
         """
-        meta = CopickPicksFile.of(
-            pickable_object_name=self.root._known_object(sanitize_name(object_name)),
-            user_id=self.root._user(user_id),
-            session_id=sanitize_name(session_id),
+        return self._new_annotation(
+            CopickPicks,
+            CopickPicksFile,
+            object_name,
+            session_id,
+            user_id,
+            exist_ok,
+            layers,
             run_name=self.name,
         )
-        return self._new(CopickPicks, meta, exist_ok, layers)
+
+    def delete_picks(
+        self,
+        object_name: str | Iterable[str] | None = None,
+        user_id: str | Iterable[str] | None = None,
+        session_id: str | Iterable[str] | None = None,
+        *,
+        layers: Layers = None,
+    ) -> None:
+        """Delete the picks that `get_picks` would give. Raises ReadOnlyError; see `Entity.delete`."""
+        self._delete_all(self.get_picks(object_name, user_id, session_id, layers=layers))
 
     def user_picks(self) -> list[CopickPicks]:
         """Those of the project's user; if it states none, those that no tool made."""
@@ -145,14 +191,185 @@ class CopickRun(Entity):
         """Forget the list; it is asked for again when it is next needed."""
         self._refresh_kind(PICKS)
 
+    # Meshes
+
+    _meshes = remembered(MESH)
+
+    @property
+    def meshes(self) -> list[CopickMesh]:
+        """The meshes of all layers; listed once (see `refresh_meshes`)."""
+        return self._list(CopickMesh)
+
+    def query_meshes(self, *, layers: Layers = None) -> list[CopickMesh]:
+        """The meshes, asked for now."""
+        return self.on(layers)._query(CopickMesh)
+
+    def get_meshes(
+        self,
+        object_name: str | Iterable[str] | None = None,
+        user_id: str | Iterable[str] | None = None,
+        session_id: str | Iterable[str] | None = None,
+        *,
+        layers: Layers = None,
+        **unknown: object,
+    ) -> list[CopickMesh]:
+        """The meshes whose object, user and session are as given: None = any, several = one of these."""
+        return self._annotations(CopickMesh, object_name, user_id, session_id, layers, unknown)
+
+    def new_mesh(
+        self,
+        object_name: str,
+        session_id: str,
+        user_id: str | None = None,
+        exist_ok: bool = False,
+        *,
+        layers: Layers = None,
+        **unknown: object,
+    ) -> CopickMesh:
+        """Create an empty scene and store it.
+
+        Raises:
+            ValueError: The project has no such object, no user is stated, or the mesh exists.
+        """
+        note_ignored(unknown)
+        return self._new_annotation(
+            CopickMesh, CopickMeshMeta, object_name, session_id, user_id, exist_ok, layers
+        )
+
+    def delete_meshes(
+        self,
+        object_name: str | Iterable[str] | None = None,
+        user_id: str | Iterable[str] | None = None,
+        session_id: str | Iterable[str] | None = None,
+        *,
+        layers: Layers = None,
+    ) -> None:
+        """Delete the meshes that `get_meshes` would give. Raises ReadOnlyError; see `Entity.delete`."""
+        self._delete_all(self.get_meshes(object_name, user_id, session_id, layers=layers))
+
+    def user_meshes(self) -> list[CopickMesh]:
+        """Those of the project's user; if it states none, those that no tool made."""
+        return self._by_user(self.meshes)
+
+    def tool_meshes(self) -> list[CopickMesh]:
+        """Those that a tool made: session "0"."""
+        return [item for item in self.meshes if item.from_tool]
+
+    def refresh_meshes(self) -> None:
+        """Forget the list; it is asked for again when it is next needed."""
+        self._refresh_kind(MESH)
+
+    # Filaments
+
+    _filaments = remembered(FILAMENTS)
+
+    @property
+    def filaments(self) -> list[CopickFilaments]:
+        """The filaments of all layers; listed once (see `refresh_filaments`)."""
+        return self._list(CopickFilaments)
+
+    def query_filaments(self, *, layers: Layers = None) -> list[CopickFilaments]:
+        """The filaments, asked for now."""
+        return self.on(layers)._query(CopickFilaments)
+
+    def get_filaments(
+        self,
+        object_name: str | Iterable[str] | None = None,
+        user_id: str | Iterable[str] | None = None,
+        session_id: str | Iterable[str] | None = None,
+        *,
+        layers: Layers = None,
+        **unknown: object,
+    ) -> list[CopickFilaments]:
+        """The filaments whose object, user and session are as given: None = any, several = one of these."""
+        return self._annotations(CopickFilaments, object_name, user_id, session_id, layers, unknown)
+
+    def new_filaments(
+        self,
+        object_name: str,
+        session_id: str,
+        user_id: str | None = None,
+        exist_ok: bool = False,
+        *,
+        layers: Layers = None,
+    ) -> CopickFilaments:
+        """Create an empty set of filaments and store it.
+
+        Raises:
+            ValueError: The project has no such object, no user is stated, or the filaments exist.
+        """
+        return self._new_annotation(
+            CopickFilaments,
+            CopickFilamentsFile,
+            object_name,
+            session_id,
+            user_id,
+            exist_ok,
+            layers,
+            run_name=self.name,
+        )
+
+    def delete_filaments(
+        self,
+        object_name: str | Iterable[str] | None = None,
+        user_id: str | Iterable[str] | None = None,
+        session_id: str | Iterable[str] | None = None,
+        *,
+        layers: Layers = None,
+    ) -> None:
+        """Delete the filaments that `get_filaments` would give. Raises ReadOnlyError; see `Entity.delete`."""
+        self._delete_all(self.get_filaments(object_name, user_id, session_id, layers=layers))
+
+    def user_filaments(self) -> list[CopickFilaments]:
+        """Those of the project's user; if it states none, those that no tool made."""
+        return self._by_user(self.filaments)
+
+    def tool_filaments(self) -> list[CopickFilaments]:
+        """Those that a tool made: session "0"."""
+        return [item for item in self.filaments if item.from_tool]
+
+    def refresh_filaments(self) -> None:
+        """Forget the list; it is asked for again when it is next needed."""
+        self._refresh_kind(FILAMENTS)
+
+    def _annotations(
+        self,
+        cls: type[A],
+        object_name: Any,
+        user_id: Any,
+        session_id: Any,
+        layers: Layers,
+        unknown: dict[str, object],
+    ) -> list[A]:
+        wanted = {"pickable_object_name": object_name, "user_id": user_id, "session_id": session_id}
+        return select(self.on(layers)._list(cls), unknown, **wanted)
+
+    def _new_annotation(
+        self,
+        cls: type[A],
+        meta: type[Meta],
+        object_name: str,
+        session_id: str,
+        user_id: str | None,
+        exist_ok: bool,
+        layers: Layers,
+        **more: Any,
+    ) -> A:
+        fields = {
+            "pickable_object_name": self.root._known_object(sanitize_name(object_name)),
+            "user_id": self.root._user(user_id),
+            "session_id": sanitize_name(session_id),
+        }
+        return self._new(cls, meta.of(**fields, **more), exist_ok, layers)
+
     # Segmentations
 
-    _segmentations = remembered(SEGMENTATION)
+    _segmentations = remembered(SEGMENTATION, INSTANCE_SEGMENTATION, PANOPTIC_SEGMENTATION)
 
     @property
     def segmentations(self) -> list[CopickSegmentation]:
-        """The segmentations of all layers; listed once (see `refresh_segmentations`)."""
-        return list(self._list(CopickSegmentation))
+        """The segmentations of all types and layers; listed once (see `refresh_segmentations`)."""
+        return self._list(CopickSegmentation)
 
     def query_segmentations(self, *, layers: Layers = None) -> list[CopickSegmentation]:
         """The segmentations, asked for now."""
@@ -166,10 +383,17 @@ class CopickRun(Entity):
         name: str | Iterable[str] | None = None,
         voxel_size: float | Iterable[float] | None = None,
         *,
+        is_instance: bool | None = False,
+        is_panoptic: bool | None = False,
         layers: Layers = None,
         **unknown: object,
     ) -> list[CopickSegmentation]:
-        """The segmentations that are as given: None = any, several = one of these."""
+        """The segmentations that are as given: None = any, several = one of these.
+
+        Args:
+            is_instance, is_panoptic: True = only these, False = all but these, None = these, too. By default binary
+                and multilabel ones are given.
+        """
         wanted = {
             "user_id": user_id,
             "session_id": session_id,
@@ -177,7 +401,13 @@ class CopickRun(Entity):
             "name": name,
             "voxel_size": voxel_size,
         }
-        return select(self.on(layers)._list(CopickSegmentation), unknown, **wanted)
+        kinds = [
+            kind
+            for kind in CopickSegmentation.kinds
+            if is_instance in (None, kind.fixed["is_instance"])
+            and is_panoptic in (None, kind.fixed["is_panoptic"])
+        ]
+        return select(self.on(layers)._list(CopickSegmentation, kinds), unknown, **wanted)
 
     def new_segmentation(
         self,
@@ -188,6 +418,8 @@ class CopickRun(Entity):
         user_id: str | None = None,
         exist_ok: bool = False,
         *,
+        is_instance: bool = False,
+        is_panoptic: bool = False,
         layers: Layers = None,
         **unknown: object,
     ) -> CopickSegmentation:
@@ -195,21 +427,44 @@ class CopickRun(Entity):
 
         Args:
             voxel_size: In ångström.
-            name: An object of the project; free for multilabel segmentations.
+            name: An object of the project; free for multilabel and panoptic segmentations.
 
         Raises:
-            ValueError: The project has no such object, no user is stated, or the segmentation exists.
+            ValueError: The project has no such object, no user is stated, more than one type is asked for, or the
+                segmentation exists.
         """
         note_ignored(unknown)
         clean = sanitize_name(name)
         meta = CopickSegmentationMeta.of(
             voxel_size=_voxel_size(voxel_size),
-            name=clean if is_multilabel else self.root._known_object(clean),
+            name=clean if is_multilabel or is_panoptic else self.root._known_object(clean),
             user_id=self.root._user(user_id),
             session_id=sanitize_name(session_id),
             is_multilabel=is_multilabel,
+            is_instance=is_instance,
+            is_panoptic=is_panoptic,
         )
         return self._new(CopickSegmentation, meta, exist_ok, layers)
+
+    def delete_segmentations(
+        self,
+        user_id: str | Iterable[str] | None = None,
+        session_id: str | Iterable[str] | None = None,
+        is_multilabel: bool | None = None,
+        name: str | Iterable[str] | None = None,
+        voxel_size: float | Iterable[float] | None = None,
+        *,
+        is_instance: bool | None = False,
+        is_panoptic: bool | None = False,
+        layers: Layers = None,
+    ) -> None:
+        """Delete the segmentations that `get_segmentations` would give. Raises ReadOnlyError; see `Entity.delete`."""
+        types = {"is_instance": is_instance, "is_panoptic": is_panoptic}
+        self._delete_all(
+            self.get_segmentations(
+                user_id, session_id, is_multilabel, name, voxel_size, **types, layers=layers
+            )
+        )
 
     def user_segmentations(self) -> list[CopickSegmentation]:
         """Those of the project's user; if it states none, those that no tool made."""
@@ -220,19 +475,29 @@ class CopickRun(Entity):
         return [item for item in self.segmentations if item.from_tool]
 
     def refresh_segmentations(self) -> None:
-        """Forget the list; it is asked for again when it is next needed."""
-        self._refresh_kind(SEGMENTATION)
+        """Forget the lists; they are asked for again when they are next needed."""
+        for kind in CopickSegmentation.kinds:
+            self._forget_kind(kind)
+        self.layer.refresh(self.ref)
 
     def _by_user(self, items: list[Any]) -> list[Any]:
         """What the project's user made; without one, what any user made."""
         user = self.root.user_id
         return [item for item in items if (item.from_user if user is None else item.user_id == user)]
 
+    # What plugins of 1.x call
+
     def _voxel_spacing_factory(self) -> tuple[type[CopickVoxelSpacing], type[CopickVoxelSpacingMeta]]:
         return CopickVoxelSpacing, CopickVoxelSpacingMeta
 
     def _picks_factory(self) -> type[CopickPicks]:
         return CopickPicks
+
+    def _filaments_factory(self) -> type[CopickFilaments]:
+        return CopickFilaments
+
+    def _mesh_factory(self) -> tuple[type[CopickMesh], type[CopickMeshMeta]]:
+        return CopickMesh, CopickMeshMeta
 
     def _segmentation_factory(self) -> tuple[type[CopickSegmentation], type[CopickSegmentationMeta]]:
         return CopickSegmentation, CopickSegmentationMeta

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from copick.kinds import TOMOGRAM, VOXEL_SPACING
 from copick.meta import CopickTomogramMeta, CopickVoxelSpacingMeta
-from copick.models.entity import Entity, Layers, note_ignored, remembered, select
-from copick.models.volumes import CopickTomogram
+from copick.models.entity import Folder, Layers, note_ignored, remembered, select
+from copick.models.tomogram import CopickTomogram
 from copick.util.escape import sanitize_name
 
 if TYPE_CHECKING:
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from copick.models.run import CopickRun
 
 
-class CopickVoxelSpacing(Entity):
+class CopickVoxelSpacing(Folder):
     """The tomograms of a run that share one voxel size."""
 
-    kind = VOXEL_SPACING
+    kinds = (VOXEL_SPACING,)
     meta: CopickVoxelSpacingMeta
 
     @property
@@ -38,14 +39,15 @@ class CopickVoxelSpacing(Entity):
     @property
     def tomograms(self) -> list[CopickTomogram]:
         """The tomograms of all layers, by type; listed once (see `refresh_tomograms`)."""
-        return list(self._list(CopickTomogram))
+        return self._list(CopickTomogram)
 
     def query_tomograms(self, *, layers: Layers = None) -> list[CopickTomogram]:
         """The tomograms, asked for now."""
         return self.on(layers)._query(CopickTomogram)
 
     def get_tomogram(self, tomo_type: str, *, layers: Layers = None) -> CopickTomogram | None:
-        """The tomogram of that type, or None."""
+        """The tomogram of that type, or None. Deprecated since 1.x: `get_tomograms` takes several types."""
+        warnings.warn("get_tomogram is deprecated; use get_tomograms", DeprecationWarning, stacklevel=2)
         return self.on(layers)._find(CopickTomogram, CopickTomogramMeta.of(tomo_type=tomo_type))
 
     def get_tomograms(
@@ -63,9 +65,18 @@ class CopickVoxelSpacing(Entity):
             CopickTomogram, CopickTomogramMeta.of(tomo_type=sanitize_name(tomo_type)), exist_ok, layers
         )
 
+    def delete_tomograms(
+        self, tomo_type: str | Iterable[str] | None = None, *, layers: Layers = None
+    ) -> None:
+        """Delete the tomograms of that type or types, and their features; all without one."""
+        self._delete_all(self.get_tomograms(tomo_type, layers=layers))
+
     def refresh_tomograms(self) -> None:
         """Forget the list; it is asked for again when it is next needed."""
         self._refresh_kind(TOMOGRAM)
 
     def _tomogram_factory(self) -> tuple[type[CopickTomogram], type[CopickTomogramMeta]]:
         return CopickTomogram, CopickTomogramMeta
+
+    def _invalidate_caches(self) -> None:
+        self.refresh()

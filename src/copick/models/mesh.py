@@ -1,0 +1,95 @@
+"""Surfaces."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from copick.errors import ConfigError, FormatError
+from copick.kinds import MESH
+from copick.models.annotations import ObjectAnnotation
+
+if TYPE_CHECKING:
+    import trimesh
+
+    from copick.meta import CopickMeshMeta
+    from copick.models.run import CopickRun
+
+
+class CopickMesh(ObjectAnnotation):
+    """Surfaces of one object in one run, kept as binary glTF. Vertices are x, y, z in ångström."""
+
+    kinds = (MESH,)
+    meta: CopickMeshMeta
+
+    def __init__(
+        self,
+        parent: CopickRun,
+        meta: CopickMeshMeta,
+        config: Any = None,
+        mesh: trimesh.Geometry | None = None,
+    ) -> None:
+        super().__init__(parent, meta, config)
+        self._mesh = mesh
+
+    @property
+    def mesh(self) -> Any:
+        """A `trimesh.Scene`, or what was set. Loaded on first access; changes are kept in memory until `store()`."""
+        return self.load() if self._mesh is None else self._mesh
+
+    @mesh.setter
+    def mesh(self, mesh: trimesh.Geometry | None) -> None:
+        self._mesh = mesh
+
+    def load(self) -> Any:
+        """Read the surfaces again, dropping changes in memory.
+
+        Raises:
+            NotFoundError: No layer holds them.
+            FormatError: They are no binary glTF.
+        """
+        document = self.layer.load(self.ref)
+        try:
+            scene = _trimesh().load(io.BytesIO(document), file_type="glb")
+        except Exception as error:  # its reader raises what it likes on damaged bytes
+            cause = f"{type(error).__name__}: {error}"
+            raise FormatError(
+                f"{self.ref} is not binary glTF ({cause}); the file is truncated or damaged"
+            ) from error
+        self._mesh = scene
+        return scene
+
+    def store(self) -> None:
+        """Write the surfaces, in one step.
+
+        Raises:
+            TypeError: What was set as `mesh` is nothing that can be written.
+            ReadOnlyError: No layer can be written.
+        """
+        mesh = self.mesh
+        if not callable(getattr(mesh, "export", None)):
+            raise TypeError(f"{self.ref}: a mesh is a trimesh geometry, not {mesh!r:.80}")
+        if not isinstance(mesh, _trimesh().Scene):
+            mesh = mesh.scene()
+        self.layer.save(self.ref, mesh.export(file_type="glb"))
+
+    def _create(self) -> None:
+        if self._mesh is None:
+            self._mesh = _trimesh().Scene()
+        self.store()
+
+    def refresh(self) -> None:
+        """Read the surfaces again, dropping changes in memory."""
+        super().refresh()
+        self.load()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_mesh": None}
+
+
+def _trimesh() -> Any:
+    try:
+        import trimesh
+    except ImportError as error:
+        raise ConfigError('meshes need trimesh; try: pip install "copick[mesh]"') from error
+    return trimesh
