@@ -304,9 +304,10 @@ class CopickFilamentsFile(Meta):
         return filaments
 
     def to_json(self) -> bytes:
-        """The document. Raises FormatError if it is none, for example by an instance id that stands twice."""
-        self._one_of_each(self.filaments)
-        return self.model_dump_json(indent=4).encode()
+        """The document. Raises FormatError if it could not be read again, as changes in place are not checked."""
+        document = self.model_dump_json(indent=4).encode()
+        self.from_json(document, f"what {self.user_id} is to store")
+        return document
 
     @classmethod
     def from_json(cls, document: bytes, where: str) -> CopickFilamentsFile:

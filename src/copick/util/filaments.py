@@ -80,12 +80,13 @@ def _check_spline(n: int, degree: int | None, knots: Sequence[float] | None) -> 
         raise ValueError("the knots of a bspline must be finite numbers")
     if (np.diff(t) < 0).any():
         raise ValueError("the knots of a bspline must not decrease")
-    first, last, inner = t[: degree + 1], t[-degree - 1 :], t[degree + 1 : -degree - 1]
+    first, last = t[: degree + 1], t[-degree - 1 :]
     if first[0] != first[-1] or last[0] != last[-1] or first[0] == last[0]:
         raise ValueError(f"the knots of a bspline must be clamped: {degree + 1} equal ones at each end")
-    # More would tear the curve apart; as many as the degree only make a corner.
-    repeats = np.unique(t, return_counts=True)[1][1:-1]
-    if inner.size and (np.max(repeats) > degree or inner[0] == first[0] or inner[-1] == last[0]):
+    repeats = np.unique(t, return_counts=True)[1]
+    repeats[[0, -1]] -= 1
+    # More would tear the curve apart; as many as the degree make a corner.
+    if (repeats > degree).any():
         raise ValueError(f"inner knots of a bspline of degree {degree} may repeat {degree} times at most")
 
 
