@@ -18,13 +18,17 @@ _MODULES = ("cache", "filesystem", "multilayer")
 
 def open_config(config: CopickConfig, cache: CacheChoice = None) -> CopickRoot:
     """The root that a config describes. Raises ConfigError."""
+    return root_class(config)(config, cache=cache)
+
+
+def root_class(config: CopickConfig) -> type[CopickRoot]:
+    """The class of the root that a config describes."""
     from copick.impl.filesystem import CopickRootFS, CopickRootFSSpec
     from copick.impl.multilayer import CopickRootMultilayer
     from copick.models import CopickRoot
 
     roots: tuple[type[CopickRoot], ...] = (CopickRootMultilayer, CopickRootFS, CopickRootFSSpec)
-    found = next((root for root in roots if isinstance(config, root.config_class)), CopickRoot)
-    return found(config, cache=cache)
+    return next((root for root in roots if isinstance(config, root.config_class)), CopickRoot)
 
 
 def __getattr__(name: str) -> Any:

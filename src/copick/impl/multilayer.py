@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from copick.config import CopickConfig, CopickConfigML, CopickConfigMultilayer
+from copick.impl.manager import LayerManager, ProxyFactory
 from copick.models import (
+    CopickFeatures,
+    CopickFilaments,
+    CopickMesh,
     CopickObject,
     CopickPicks,
     CopickRoot,
@@ -31,9 +36,19 @@ class CopickRootMultilayer(CopickRoot):
     ) -> None:
         super().__init__(config, layer, cache=cache)
 
-    def layer_specific(self, name: str) -> CopickRootMultilayer:
-        """The project as one of its layers alone shows it. Raises NotFoundError for an unknown name."""
-        return self.on(name)
+    @cached_property
+    def layer_manager(self) -> LayerManager:
+        """The layers, each as a root of its own."""
+        return LayerManager(self.config, self.layer)  # type: ignore[arg-type]
+
+    @property
+    def proxy_factory(self) -> ProxyFactory:
+        """Joins what several layers hold of one thing into one entity."""
+        return ProxyFactory()
+
+    def layer_specific(self, name: str) -> CopickRoot:
+        """The root of one layer, with what only that type of layer can do. Raises NotFoundError for an unknown name."""
+        return self.layer_manager.get_layer(name)
 
 
 CopickRootML = CopickRootMultilayer
@@ -41,12 +56,21 @@ CopickObjectMultilayer = CopickObjectML = CopickObject
 CopickRunMultilayer = CopickRunML = CopickRun
 CopickVoxelSpacingMultilayer = CopickVoxelSpacingML = CopickVoxelSpacing
 CopickTomogramMultilayer = CopickTomogramML = CopickTomogram
+CopickFeaturesMultilayer = CopickFeaturesML = CopickFeatures
 CopickPicksMultilayer = CopickPicksML = CopickPicks
+CopickMeshMultilayer = CopickMeshML = CopickMesh
+CopickFilamentsMultilayer = CopickFilamentsML = CopickFilaments
 CopickSegmentationMultilayer = CopickSegmentationML = CopickSegmentation
 
 __all__ = [
     "CopickConfigML",
     "CopickConfigMultilayer",
+    "CopickFeaturesML",
+    "CopickFeaturesMultilayer",
+    "CopickFilamentsML",
+    "CopickFilamentsMultilayer",
+    "CopickMeshML",
+    "CopickMeshMultilayer",
     "CopickObjectML",
     "CopickObjectMultilayer",
     "CopickPicksML",
@@ -61,4 +85,6 @@ __all__ = [
     "CopickTomogramMultilayer",
     "CopickVoxelSpacingML",
     "CopickVoxelSpacingMultilayer",
+    "LayerManager",
+    "ProxyFactory",
 ]

@@ -29,6 +29,11 @@ class Layer(ABC):
     read_only: bool = False
 
     @property
+    def names(self) -> builtins.list[str]:
+        """Names of the layers that this one is made of, highest priority first."""
+        return [self.name]
+
+    @property
     def location(self) -> str:
         """What tells this place from any other, without credentials: the cache keeps the data of each apart."""
         return self.name

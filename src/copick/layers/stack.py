@@ -90,11 +90,7 @@ class LayerStack(Layer):
     @property
     def names(self) -> builtins.list[str]:
         """Names of the layers, highest priority first."""
-        return [
-            name
-            for layer in self.layers
-            for name in (layer.names if isinstance(layer, LayerStack) else [layer.name])
-        ]
+        return [name for layer in self.layers for name in layer.names]
 
     @property
     def overlay(self) -> Layer:

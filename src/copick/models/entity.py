@@ -201,6 +201,10 @@ class Entity(Node):
         """Names of the layers that hold it, the one that serves it first."""
         return self.layer.holders(self._ref)
 
+    def by_layer(self) -> dict[str, Self]:
+        """It as each layer that holds it shows it; the one that serves it first."""
+        return {name: self.on(name) for name in self.sources}
+
     @property
     def read_only(self) -> bool:
         """Whether the layer that serves it cannot be written."""
@@ -285,9 +289,8 @@ class Entity(Node):
         self.layer = self.parent.layer
 
     def __repr__(self) -> str:
-        fields = ", ".join(
-            f"{name}={value!r}" for name, value in zip(self.kind.identity, self._ref.values, strict=True)
-        )
+        known = {**dict(zip(self.kind.identity, self._ref.values, strict=True)), **self.kind.fixed}
+        fields = ", ".join(f"{name}={value!r}" for name, value in known.items() if value is not False)
         return f"{type(self).__name__}({fields}{self._shown()})"
 
 

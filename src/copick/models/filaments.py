@@ -160,9 +160,8 @@ class CopickFilaments(Document):
         Raises:
             ValueError: Something does not fit, or neither step nor voxel spacing is known; nothing is changed then.
         """
-        self._ensure_replaceable()
-        spacing = self.meta.voxel_spacing if voxel_spacing is None else voxel_spacing
-        step = spacing if step is None else step
+        if step is None:
+            step = self.voxel_spacing if voxel_spacing is None else voxel_spacing
         if step is None:
             raise ValueError(f"{self.ref}: how far apart shall the points be? Pass step or voxel_spacing")
         make = partial(CopickFilament.from_control_points, step=step, kind=kind, alpha=alpha)

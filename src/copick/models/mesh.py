@@ -69,9 +69,10 @@ class CopickMesh(ObjectAnnotation):
         mesh = self.mesh
         if not callable(getattr(mesh, "export", None)):
             raise TypeError(f"{self.ref}: a mesh is a trimesh geometry, not {mesh!r:.80}")
-        if not isinstance(mesh, _trimesh().Scene):
-            mesh = mesh.scene()
-        self.layer.save(self.ref, mesh.export(file_type="glb"))
+        scene = mesh if isinstance(mesh, _trimesh().Scene) else mesh.scene()
+        if not scene.geometry:  # its writer refuses a scene of nothing, but not one of an empty surface
+            scene = _trimesh().Scene(_trimesh().Trimesh())
+        self.layer.save(self.ref, scene.export(file_type="glb"))
 
     def _create(self) -> None:
         if self._mesh is None:

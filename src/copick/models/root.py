@@ -19,7 +19,7 @@ from copick.util.escape import sanitize_name
 from copick.util.segmentation import RESERVED_NAME_SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from copick.layers.build import CacheChoice
     from copick.layers.layer import Layer
@@ -232,6 +232,54 @@ class CopickRoot(Node):
         if user is None:
             raise ConfigError("no user_id: pass user_id=, or state it in the config")
         return sanitize_name(user)
+
+    # Finding things
+
+    def find_objects(
+        self, object_types: str | Iterable[str] | None = None, *, layers: Layers = None, **criteria: Any
+    ) -> dict[str, list[Any]]:
+        """Everything whose fields are as given: one value, or several = one of these.
+
+        root.find_objects(user_id="alice", object_name="ribosome")["picks"]
+
+        Args:
+            object_types: Of "runs", "voxel_spacings", "tomograms", "features", "picks", "meshes", "filaments",
+                "segmentations", "objects"; None = all that have every field asked for.
+            criteria: Fields of these (`copick.models.search.FIELDS`); numbers are compared to three decimals.
+
+        Raises:
+            ValueError: Nothing has such a field, or there is no such type.
+        """
+        from copick.models import search
+
+        return search.find(self.on(layers), criteria, object_types)
+
+    def search(
+        self, query: str, object_types: str | Iterable[str] | None = None, *, layers: Layers = None
+    ) -> dict[str, list[Any]]:
+        """Everything that has all words of `query` in its text fields; case does not count, beginnings are enough.
+
+        Raises:
+            ValueError: The query holds no word, or there is no such type (see `find_objects`).
+        """
+        from copick.models import search
+
+        return search.search(self.on(layers), query, object_types)
+
+    def index_all_layers(self) -> dict[str, dict[str, int]]:
+        """List everything in every layer anew; how many things of each type each layer holds.
+
+        What was listed is remembered by the runs of this root.
+        """
+        from copick.models import search
+
+        search.count(self)
+        return {name: search.count(self.on(name)) for name in self.layer_names}
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of the layers, highest priority first."""
+        return self.layer.names
 
     def flush(self) -> list[str]:
         """Pass on the changes that wait in the cache (`write_strategy: cache`); what was passed on.

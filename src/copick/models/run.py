@@ -66,6 +66,16 @@ class CopickRun(Folder):
         """Its name, unique in the project."""
         return self.meta.name
 
+    @property
+    def source_runs(self) -> dict[str, CopickRun]:
+        """The run as each layer that holds it shows it; the one that serves it first."""
+        return self.by_layer()
+
+    @property
+    def primary_run(self) -> CopickRun:
+        """The run as the layer that serves it shows it."""
+        return self.on(self.sources[:1] or None)
+
     # Voxel spacings
 
     _voxel_spacings = remembered(VOXEL_SPACING)

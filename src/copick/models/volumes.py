@@ -112,6 +112,16 @@ class StoredArray(Entity):
             finally:
                 self._written()
 
+    def store(self) -> None:
+        """Make the layer that writes go to hold it: one that a read-only layer serves is copied there, whole.
+
+        Data are written as soon as they are set; nothing else waits to be stored. Raises ReadOnlyError.
+        """
+        if not self.layer.exists(self._ref):
+            self.layer.create(self._ref)
+        with self.layer.writing(self._ref, keep=True):
+            self._written()
+
     def _written(self) -> None:
         self._arrays = {}
         self._twins.clear()
