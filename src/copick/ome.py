@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 CHUNKS = (256, 256, 256)
 
+CHANNEL = {"name": "c", "type": "channel"}
+FEATURE = {"name": "feature"}
+"""Axes that are not spatial."""
+
 _POWERS = {
     "yocto": -24,
     "zepto": -21,
@@ -107,11 +111,11 @@ def voxel_size(attributes: Mapping[str, Any], where: str) -> float:
     return found[0].scale[-3]
 
 
-def axes(rank: int) -> list[dict[str, str]]:
-    """The axes of an array: the last three are z, y, x; what stands before them are channels."""
-    leading = ["c"] if rank == 4 else [f"c{i}" for i in range(rank - 3)]
-    channels = [{"name": name, "type": "channel"} for name in leading]
-    return channels + [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"[-rank:]]
+def axes(rank: int, leading: Mapping[str, str] = CHANNEL) -> list[dict[str, str]]:
+    """The axes of an array: the last three are z, y, x; what stands before them is `leading`."""
+    names = [leading["name"]] if rank == 4 else [f"{leading['name']}{i}" for i in range(rank - 3)]
+    before = [{**leading, "name": name} for name in names]
+    return before + [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"[-rank:]]
 
 
 def transformation(voxel_size: float, rank: int) -> dict[str, Any]:
@@ -124,16 +128,18 @@ def multiscales(
     version: Literal["0.4", "0.5"],
     *,
     rank: int = 3,
+    leading: Mapping[str, str] = CHANNEL,
     metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The attributes of a group whose array "i" has voxels of `sizes[i]` ångström.
 
     Args:
-        rank: Number of axes, channels included.
+        rank: Number of axes.
+        leading: What stands before z, y, x.
         metadata: What else to say about the image.
     """
     image: dict[str, Any] = {
-        "axes": axes(rank),
+        "axes": axes(rank, leading),
         "datasets": [
             {"path": str(i), "coordinateTransformations": [transformation(size, rank)]}
             for i, size in enumerate(sizes)
@@ -243,7 +249,7 @@ def write_features(
     metadata: Mapping[str, Any] | None = None,
     zarr_format: Literal[2, 3] = 2,
 ) -> None:
-    """Replace what `store` holds by one array of any rank: the last axes are z, y, x, those before them channels.
+    """Replace what `store` holds by one array of any rank: the last axes are z, y, x, those before them features.
 
     Args and format as for `write_volume`.
     """
@@ -253,6 +259,7 @@ def write_features(
         store,
         [(voxel_size, data)],
         rank=data.ndim,
+        leading=FEATURE,
         chunks=chunks,
         metadata=metadata,
         zarr_format=zarr_format,
@@ -260,10 +267,11 @@ def write_features(
 
 
 def write_levels(
-    store: Store,
+    store: Store | str,
     levels: Iterable[tuple[float, npt.NDArray[Any]]],
     *,
     rank: int = 3,
+    leading: Mapping[str, str] = CHANNEL,
     chunks: tuple[int, ...] = CHUNKS,
     metadata: Mapping[str, Any] | None = None,
     zarr_format: Literal[2, 3] = 2,
@@ -284,7 +292,7 @@ def write_levels(
         new_array(store, str(len(sizes)), data.shape, data.dtype, shape, zarr_format)[...] = data
         sizes.append(size)
     version: Literal["0.4", "0.5"] = "0.4" if zarr_format == 2 else "0.5"
-    group.attrs.update(multiscales(sizes, version, rank=rank, metadata=metadata))
+    group.attrs.update(multiscales(sizes, version, rank=rank, leading=leading, metadata=metadata))
 
 
 def chunk_shape(chunks: Sequence[int], rank: int) -> tuple[int, ...]:
@@ -293,7 +301,7 @@ def chunk_shape(chunks: Sequence[int], rank: int) -> tuple[int, ...]:
 
 
 def new_array(
-    store: Store,
+    store: Store | str,
     path: str,
     shape: tuple[int, ...],
     dtype: npt.DTypeLike,
