@@ -35,6 +35,7 @@ _ERRORS = (
     "ConfigError",
     "MissingConfigError",
     "NotFoundError",
+    "UnknownNameError",
     "AlreadyExistsError",
     "ReadOnlyError",
     "FormatError",
@@ -51,6 +52,7 @@ _MODULES = (
     "meta",
     "models",
     "ome",
+    "ops",
     "stores",
     "util",
 )

@@ -4,6 +4,7 @@
     ├── ConfigError         (ValueError)       fix the config file
     │   └── MissingConfigError (FileNotFoundError)
     ├── NotFoundError       (KeyError)         ask for something that exists
+    │   └── UnknownNameError (ValueError)
     ├── AlreadyExistsError  (FileExistsError)  pick another name, or pass exist_ok=True
     ├── ReadOnlyError       (PermissionError)  write to another layer
     ├── FormatError         (ValueError)       repair or replace the file
@@ -35,6 +36,10 @@ class MissingConfigError(ConfigError, FileNotFoundError):
 
 class NotFoundError(CopickError, KeyError):
     """No layer that was asked holds it."""
+
+
+class UnknownNameError(NotFoundError, ValueError):
+    """A call names a run, a tomogram, ... that the project does not have."""
 
 
 class AlreadyExistsError(CopickError, FileExistsError, ValueError):
