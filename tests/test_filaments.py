@@ -537,7 +537,9 @@ def test_following_other_control_points() -> None:
     assert moved.radius == 3
     shorter = filament.with_control_points(BEND[:2], step=2.0)
     assert len(shorter.points) == 6
-    assert filament.curve_is_current(), "it is a copy"
+    moved.metadata["of"] = "the copy"
+    assert filament.metadata == {}
+    assert filament.curve_is_current()
     with pytest.raises(ValueError, match="2 control points or more"):
         filament.with_control_points(BEND[:1])
 

@@ -135,7 +135,7 @@ class CopickFilamentCurve(BaseModel):
         update: dict[str, Any] = {"control_points": self.control_points[::-1]}
         if self.knots is not None:
             update["knots"] = curves.reverse_knots(self.knots).tolist()
-        return self.model_copy(update=update)
+        return self.model_copy(update=update, deep=True)
 
 
 class CopickFilament(BaseModel):
@@ -218,7 +218,7 @@ class CopickFilament(BaseModel):
         else:
             changed = {"control_points": points, "step": old.step if step is None else step}
             curve = CopickFilamentCurve.model_validate({**old.model_dump(), **changed})
-        return self.model_copy(update={"points": _positions(curve.evaluate()), "curve": curve})
+        return self.model_copy(update={"points": _positions(curve.evaluate()), "curve": curve}, deep=True)
 
     def editable_curve(
         self,
@@ -254,7 +254,7 @@ class CopickFilament(BaseModel):
     def reversed(self) -> CopickFilament:
         """A copy that runs from its end to its start."""
         curve = self.curve.reversed() if self.curve is not None else None
-        return self.model_copy(update={"points": self.points[::-1], "curve": curve})
+        return self.model_copy(update={"points": self.points[::-1], "curve": curve}, deep=True)
 
     def _step(self) -> float:
         step = curves.median_spacing(self.points)
