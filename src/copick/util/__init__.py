@@ -1,1 +1,1 @@
-"""Small leaf modules that everything may use."""
+"""Small modules: leaves that everything may use, and what plugins and scripts import."""
