@@ -217,7 +217,8 @@ def test_no_label_changes(data: np.ndarray, dtype: str) -> None:  # type: ignore
 
 
 @pytest.mark.parametrize(
-    ("value", "dtype"), [(256, "u1"), (-1, "u1"), (0.5, "u1"), (np.nan, "u1"), (2**24 + 1, "f4"), (2, "?")]
+    ("value", "dtype"),
+    [(256, "u1"), (-1, "u1"), (0.5, "u1"), (np.nan, "u1"), (2**24 + 1, "f4"), (2.0**24 + 1, "f4"), (2, "?")],
 )
 def test_casts_that_change_labels(value: float, dtype: str) -> None:
     with pytest.raises(ValueError, match=r"do not fit|whole numbers|not exact"):
@@ -228,3 +229,5 @@ def test_casts_that_do_nothing() -> None:
     data = np.array([3], np.uint8)
     assert checked_label_cast(data, "u1") is data
     assert checked_label_cast(data, None) is data
+    large = np.array([2.0**100, np.nan], np.float32)
+    assert np.array_equal(checked_label_cast(large, "f8"), large, equal_nan=True)

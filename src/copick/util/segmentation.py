@@ -211,9 +211,11 @@ def checked_label_cast(data: npt.ArrayLike, dtype: npt.DTypeLike | None) -> npt.
     if dtype is None:
         return values
     target = np.dtype(dtype)
-    if target.kind == "f" and values.dtype.kind in "iu" and values.size:
+    # Floats hold whole numbers up to a limit; from a smaller float to a larger one nothing changes.
+    narrows = values.dtype.kind in "iu" or values.dtype.itemsize > target.itemsize
+    if target.kind == "f" and values.dtype.kind in "iuf" and narrows and values.size:
         limit = 2 ** (np.finfo(target).nmant + 1)
-        if int(values.max()) > limit or int(values.min()) < -limit:
+        if values.max() > limit or values.min() < -limit:
             raise ValueError(
                 f"labels from {values.min()} to {values.max()} are not exact as {target} (up to {limit} are)"
             )
