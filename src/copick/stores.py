@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
 
 T = TypeVar("T")
+
+GROUP = b'{\n    "zarr_format": 2\n}'
+"""What an empty zarr group is on disk."""
 
 
 def run(coroutine: Awaitable[T]) -> T:
@@ -210,6 +215,52 @@ class MappingStore(MappingCalls, WrapperStore[Any]):
         with self._asking(prefix):
             async for key in self._store.list_dir(prefix):
                 yield key
+
+
+class VolumeStore(MappingStore):
+    """The store of a volume as its files are meant: what old tools left unsaid is filled in, and nothing is written for it.
+
+    - copick 1.x makes a new volume as an empty directory, and some tools write arrays alone. Both are a group; else zarr
+      would write one when it opens the store in its default mode.
+    - Arrays that say `.` between the numbers of a chunk, or nothing, may have their chunks in directories: zarr's older
+      stores and copick 1.x put them there whatever the array says. zarr would find no chunks, and read zeros.
+    """
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        if byte_range is not None:
+            return found
+        if key == ".zgroup" and found is None:
+            others = [await self.exists(name) for name in ("zarr.json", ".zarray")]
+            return None if any(others) else prototype.buffer.from_bytes(GROUP)
+        if found is not None and (key == ".zarray" or key.endswith("/.zarray")):
+            mended = await self._mended(key.removesuffix(".zarray"), found.to_bytes())
+            return found if mended is None else prototype.buffer.from_bytes(mended)
+        return found
+
+    async def _mended(self, prefix: str, document: bytes) -> bytes | None:
+        """The metadata of an array, if it must say something else than it does."""
+        try:
+            fields = json.loads(document)
+            axes = len(fields["shape"])
+            said = fields.get("dimension_separator") or "."
+        except (ValueError, KeyError, TypeError, AttributeError):  # zarr says best what is wrong
+            return None
+        if said != "." or axes < 2 or not await self._has_folders(prefix, axes):
+            return None
+        return json.dumps({**fields, "dimension_separator": "/"}).encode()
+
+    async def _has_folders(self, prefix: str, axes: int) -> bool:
+        """Whether the chunks of an array lie in directories."""
+        for separator in (".", "/"):  # mostly there is a first chunk: no need to list them all
+            if await self.exists(prefix + separator.join("0" * axes)):
+                return separator == "/"
+        async for name in self.list_dir(prefix.rstrip("/")):
+            if re.fullmatch(r"[0-9]+(\.[0-9]+)*", name):
+                return "." not in name
+        return False
 
 
 class WatchedStore(MappingStore):

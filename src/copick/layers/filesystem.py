@@ -219,7 +219,7 @@ class FilesystemLayer(Layer):
             self.place.write(path, document)
 
     def store(self, ref: Ref, *, write: bool = False) -> Store:
-        from copick.stores import MappingStore
+        from copick.stores import VolumeStore
 
         if write:
             self.check_writable(ref)
@@ -228,7 +228,7 @@ class FilesystemLayer(Layer):
         path = self.path(ref)
         with self._asking(path):
             store = self.place.store(path, read_only=not write)
-        return MappingStore(store, f"layer {self.name!r}: {self._shown}/{path}", partial(self._failure, path))
+        return VolumeStore(store, f"layer {self.name!r}: {self._shown}/{path}", partial(self._failure, path))
 
     def adopt(self, ref: Ref, source: Store, *, replace: bool = True) -> None:
         self.check_writable(ref)

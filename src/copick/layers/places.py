@@ -128,7 +128,10 @@ class LocalPlace:
     def store(self, path: str, read_only: bool) -> Store:
         from zarr.storage import LocalStore
 
-        return LocalStore(self._at(path), read_only=read_only)
+        store = LocalStore(self._at(path), read_only=read_only)
+        # zarr makes the directory of a store that it opens for writing, and it opens so unless told otherwise.
+        store._is_open = True
+        return store
 
     def missing_root(self, read_only: bool) -> str | None:
         if os.path.isdir(self.root):
