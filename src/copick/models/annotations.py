@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,12 +105,12 @@ class Document(ObjectAnnotation):
             for field in before.model_fields_set - self._listed:
                 setattr(after, field, getattr(before, field))
 
-    def _ensure_replaceable(self) -> None:
-        """Before the content is replaced: read what else the document says."""
-        try:
+    def _set(self, field: str, value: Any) -> None:
+        """Replace a field that is the content; what else the document says is kept."""
+        with contextlib.suppress(NotFoundError, ValueError):  # nothing to keep, or nothing that can be read
             self._ensure_loaded()
-        except (NotFoundError, ValueError):  # nothing to keep, or nothing that can be read
-            self._loaded = True
+        setattr(self.meta, field, value)
+        self._loaded = True
 
     def store(self) -> None:
         """Write the document, in one step. Raises ReadOnlyError if no layer can be written."""
@@ -146,8 +147,7 @@ class CopickPicks(Document):
 
     @points.setter
     def points(self, points: list[CopickPoint]) -> None:
-        self._ensure_replaceable()
-        self.meta.points = points
+        self._set("points", points)
 
     def numpy(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Locations (N, 3) in ångström, x, y, z, and transformations (N, 4, 4)."""

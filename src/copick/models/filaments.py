@@ -57,8 +57,7 @@ class CopickFilaments(Document):
 
     @filaments.setter
     def filaments(self, filaments: list[CopickFilament]) -> None:
-        self._ensure_replaceable()
-        self.meta.filaments = filaments
+        self._set("filaments", filaments)
 
     def get(self, instance_id: int) -> CopickFilament | None:
         """The filament with this instance id, if there is one."""
