@@ -102,7 +102,7 @@ def test_sources_and_layers(root: CopickRoot, run: CopickRun) -> None:
 def test_layer_specific(root: CopickRoot) -> None:
     assert isinstance(root, CopickRootMultilayer)
     archive = root.layer_specific("archive")
-    assert isinstance(archive, CopickRootMultilayer)
+    assert isinstance(archive, CopickRootFS)
     assert [run.name for run in archive.runs] == ["TS_1"]
     with pytest.raises(ReadOnlyError, match="read-only"):
         archive.new_run("x")

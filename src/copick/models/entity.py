@@ -227,7 +227,13 @@ class Entity(Node):
         return self.layer.narrowed(names[0]) if names else self.layer
 
     def _twin(self, names: tuple[str, ...]) -> Self:
-        return type(self)(self.parent.on(names), self.meta, self.config)
+        twin = type(self)(self.parent.on(names), self._meta_for_twin())
+        twin.config = self.config
+        return twin
+
+    def _meta_for_twin(self) -> Any:
+        """What is known of it in whatever layer it is."""
+        return self.meta.model_copy()
 
     def ensure(self, create: bool = False) -> bool:
         """Whether it exists, after creating it if `create`. Raises ReadOnlyError if it cannot be created."""
@@ -328,6 +334,9 @@ class Folder(Entity):
             ):  # no file, the word "meta", or something else of 1.x
                 continue
         return found
+
+    def _meta_for_twin(self) -> Any:
+        return self.meta.model_copy(update={"description": None})
 
     def store(self) -> None:
         """Write what `meta` says to the `.meta` file, making the folder. Raises ReadOnlyError."""

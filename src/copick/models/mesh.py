@@ -22,14 +22,8 @@ class CopickMesh(ObjectAnnotation):
     kinds = (MESH,)
     meta: CopickMeshMeta
 
-    def __init__(
-        self,
-        parent: CopickRun,
-        meta: CopickMeshMeta,
-        config: Any = None,
-        mesh: trimesh.Geometry | None = None,
-    ) -> None:
-        super().__init__(parent, meta, config)
+    def __init__(self, run: CopickRun, meta: CopickMeshMeta, mesh: trimesh.Geometry | None = None) -> None:
+        super().__init__(run, meta)
         self._mesh = mesh
 
     @property

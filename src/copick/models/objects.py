@@ -25,6 +25,9 @@ class CopickObject(Volume):
     kinds = (OBJECT,)
     meta: PickableObject
 
+    def __init__(self, root: CopickRoot, meta: PickableObject) -> None:
+        super().__init__(root, meta)
+
     @property
     def root(self) -> CopickRoot:
         """The project."""
@@ -91,6 +94,9 @@ class CopickObject(Volume):
         """Whether it is a filament."""
         return self.meta.is_filament
 
+    def _meta_for_twin(self) -> PickableObject:
+        return self.meta  # the config's own, of whatever layer
+
     def __repr__(self) -> str:
         what = "filament" if self.is_filament else "particle" if self.is_particle else "region"
         return f"CopickObject(name={self.name!r}, label={self.label}, {what})"
@@ -111,6 +117,7 @@ class CopickObject(Volume):
         x: slice = ALL,
         y: slice = ALL,
         z: slice = ALL,
+        *,
         out: npt.NDArray[Any] | None = None,
     ) -> Any:
         """The density map, or a box of it: z, y, x. None for regions.
@@ -118,7 +125,7 @@ class CopickObject(Volume):
         Raises:
             NotFoundError: There is no map.
         """
-        return super().numpy(zarr_group, x, y, z, out) if self.is_particle else None
+        return super().numpy(zarr_group, x, y, z, out=out) if self.is_particle else None
 
     def from_numpy(
         self,

@@ -55,6 +55,9 @@ class CopickRun(Folder):
     kinds = (RUN,)
     meta: CopickRunMeta
 
+    def __init__(self, root: CopickRoot, meta: CopickRunMeta, config: Any = None) -> None:
+        super().__init__(root, meta, config)
+
     @property
     def root(self) -> CopickRoot:
         """The project."""
@@ -63,8 +66,20 @@ class CopickRun(Folder):
 
     @property
     def name(self) -> str:
-        """Its name, unique in the project."""
+        """Its name, unique in the project. Setting it makes this object stand for another run; none is renamed."""
         return self.meta.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.meta = CopickRunMeta.of(name=name)
+        self._ref = RUN.ref(self.meta, None)
+        self._described = False
+        self._forget_below()
+
+    @property
+    def split(self) -> str | None:
+        """Whether it is for training, validation, ...: only Croissant projects say so."""
+        return None
 
     @property
     def source_runs(self) -> dict[str, CopickRun]:

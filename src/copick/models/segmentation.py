@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from copick.meta import CopickSegmentationMeta
     from copick.models.root import CopickRoot
+    from copick.models.run import CopickRun
 
 Channel = str | int | None
 """A channel of a panoptic segmentation: "label" or 0, "instance" or 1; None = both."""
@@ -46,6 +47,9 @@ class CopickSegmentation(Annotation, Volume):
 
     kinds = (SEGMENTATION, INSTANCE_SEGMENTATION, PANOPTIC_SEGMENTATION)
     meta: CopickSegmentationMeta
+
+    def __init__(self, run: CopickRun, meta: CopickSegmentationMeta) -> None:
+        super().__init__(run, meta)
 
     @classmethod
     def kind_of(cls, meta: CopickSegmentationMeta) -> Kind:
@@ -104,8 +108,9 @@ class CopickSegmentation(Annotation, Volume):
         x: slice = ALL,
         y: slice = ALL,
         z: slice = ALL,
-        out: npt.NDArray[Any] | None = None,
         channel: Channel = None,
+        *,
+        out: npt.NDArray[Any] | None = None,
     ) -> npt.NDArray[Any]:
         """The voxels of a level, or of a box of it: z, y, x, or c, z, y, x for a panoptic one.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from copick.kinds import TOMOGRAM, VOXEL_SPACING
 from copick.meta import CopickTomogramMeta, CopickVoxelSpacingMeta
@@ -22,6 +22,9 @@ class CopickVoxelSpacing(Folder):
 
     kinds = (VOXEL_SPACING,)
     meta: CopickVoxelSpacingMeta
+
+    def __init__(self, run: CopickRun, meta: CopickVoxelSpacingMeta, config: Any = None) -> None:
+        super().__init__(run, meta, config)
 
     @property
     def run(self) -> CopickRun:

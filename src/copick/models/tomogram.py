@@ -26,6 +26,11 @@ class CopickTomogram(Volume):
     kinds = (TOMOGRAM,)
     meta: CopickTomogramMeta
 
+    def __init__(
+        self, voxel_spacing: CopickVoxelSpacing, meta: CopickTomogramMeta, config: Any = None
+    ) -> None:
+        super().__init__(voxel_spacing, meta, config)
+
     @property
     def voxel_spacing(self) -> CopickVoxelSpacing:
         """The voxel spacing it belongs to."""
@@ -114,10 +119,10 @@ class CopickFeatures(StoredArray):
     kinds = (FEATURES,)
     meta: CopickFeaturesMeta
 
-    def __init__(self, parent: CopickTomogram, meta: CopickFeaturesMeta, config: Any = None) -> None:
+    def __init__(self, tomogram: CopickTomogram, meta: CopickFeaturesMeta) -> None:
         if not meta.tomo_type:  # a layer lists the type of features alone
-            meta.tomo_type = parent.tomo_type
-        super().__init__(parent, meta, config)
+            meta.tomo_type = tomogram.tomo_type
+        super().__init__(tomogram, meta)
 
     @property
     def tomogram(self) -> CopickTomogram:
@@ -139,6 +144,7 @@ class CopickFeatures(StoredArray):
         self,
         zarr_group: str = "0",
         slices: Sequence[slice] | None = None,
+        *,
         out: npt.NDArray[Any] | None = None,
     ) -> npt.NDArray[Any]:
         """The array, or a box of it.

@@ -144,6 +144,7 @@ class Volume(StoredArray):
         x: slice = ALL,
         y: slice = ALL,
         z: slice = ALL,
+        *,
         out: npt.NDArray[Any] | None = None,
     ) -> npt.NDArray[Any]:
         """The voxels of a level, or of a box of it, as an array in z, y, x order.
