@@ -26,9 +26,12 @@ _ENTITIES = (
     "CopickRun",
     "CopickVoxelSpacing",
     "CopickTomogram",
+    "CopickFeatures",
     "CopickPicks",
+    "CopickMesh",
     "CopickSegmentation",
     "CopickObject",
+    "CopickFilaments",
 )
 _ERRORS = (
     "CopickError",

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from copick.config import CopickConfig, CopickConfigFS, CopickConfigFSSpec, parse_config, protocol_of
 from copick.models import (
+    CopickFeatures,
+    CopickFilaments,
+    CopickMesh,
     CopickObject,
     CopickPicks,
     CopickRoot,
@@ -95,13 +98,22 @@ def new_config(
 CopickRunFS = CopickRunFSSpec = CopickRun
 CopickVoxelSpacingFS = CopickVoxelSpacingFSSpec = CopickVoxelSpacing
 CopickTomogramFS = CopickTomogramFSSpec = CopickTomogram
+CopickFeaturesFS = CopickFeaturesFSSpec = CopickFeatures
 CopickPicksFS = CopickPicksFSSpec = CopickPicks
+CopickMeshFS = CopickMeshFSSpec = CopickMesh
+CopickFilamentsFS = CopickFilamentsFSSpec = CopickFilaments
 CopickSegmentationFS = CopickSegmentationFSSpec = CopickSegmentation
 CopickObjectFS = CopickObjectFSSpec = CopickObject
 
 __all__ = [
     "CopickConfigFS",
     "CopickConfigFSSpec",
+    "CopickFeaturesFS",
+    "CopickFeaturesFSSpec",
+    "CopickFilamentsFS",
+    "CopickFilamentsFSSpec",
+    "CopickMeshFS",
+    "CopickMeshFSSpec",
     "CopickObjectFS",
     "CopickObjectFSSpec",
     "CopickPicksFS",
