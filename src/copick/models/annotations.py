@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from copick.errors import ConfigError, NotFoundError
+from copick.errors import ConfigError, FormatError, NotFoundError
 from copick.kinds import PICKS
 from copick.meta import CopickLocation, CopickPicksFile, CopickPoint
 from copick.models.entity import Entity
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from copick.models.run import CopickRun
+
+logger = logging.getLogger(__name__)
 
 TOOL_SESSION = "0"
 """The session id that marks what a tool made."""
@@ -33,14 +36,12 @@ class Annotation(Entity):
     @property
     def user_id(self) -> str:
         """Who made it: a person or a tool."""
-        user: str = self.meta.user_id
-        return user
+        return str(self._key("user_id"))
 
     @property
     def session_id(self) -> str:
         """In which session; "0" = by a tool."""
-        session: str = self.meta.session_id
-        return session
+        return str(self._key("session_id"))
 
     @property
     def from_tool(self) -> bool:
@@ -59,8 +60,7 @@ class ObjectAnnotation(Annotation):
     @property
     def pickable_object_name(self) -> str:
         """Name of the object."""
-        name: str = self.meta.pickable_object_name
-        return name
+        return str(self._key("pickable_object_name"))
 
     @property
     def color(self) -> tuple[int, int, int, int]:
@@ -75,13 +75,28 @@ class ObjectAnnotation(Annotation):
 
 
 class Document(ObjectAnnotation):
-    """An annotation whose metadata is the JSON document itself: read on first need, written by `store()`."""
+    """An annotation whose metadata is the JSON document itself: read on first need, written by `store()`.
 
-    def __init__(self, parent: Any, meta: Any, config: Any = None) -> None:
-        super().__init__(parent, meta, config)
-        self._loaded = False
-        # Known from the file name; anything more was set by a caller.
-        self._listed = frozenset(meta.model_fields_set)
+    Its object, user and session are those of the file name, wherever the document says otherwise: `meta` shows what the
+    document says, but it is found, stored and deleted by the file name.
+    """
+
+    content: ClassVar[str]
+    """The field of the document that is more than a description."""
+
+    def __init__(self, run: CopickRun, file: Any) -> None:
+        super().__init__(run, file)
+        self._loaded = self.content in file.model_fields_set  # by a caller: layers list names
+        # What was known before the document was read; anything more was set by a caller.
+        self._listed = self.kind.meta_of(self.ref.values) if self._loaded else file.model_copy()
+        self._said = self._says()
+
+    def _meta_for_twin(self) -> Any:
+        return self._listed.model_copy()
+
+    def _says(self) -> list[Any]:
+        """Whose and what the metadata say they are."""
+        return [getattr(self.meta, field) for field in self.kind.identity]
 
     def load(self) -> Any:
         """Read the document again, dropping changes in memory.
@@ -92,6 +107,9 @@ class Document(ObjectAnnotation):
         """
         self.meta = type(self.meta).from_json(self.layer.load(self.ref), self._where())
         self._loaded = True
+        said, self._said = self._said, self._says()
+        if self._said != said and self._said != [*self.ref.values]:
+            logger.warning("%s: the document says %s; its file name counts", self._where(), self._said)
         return self.meta
 
     def _where(self) -> str:
@@ -100,9 +118,10 @@ class Document(ObjectAnnotation):
 
     def _ensure_loaded(self) -> None:
         if not self._loaded:
+            self._check_name()
             before = self.meta
             after = self.load()
-            for field in before.model_fields_set - self._listed:
+            for field in before.model_fields_set - self._listed.model_fields_set:
                 setattr(after, field, getattr(before, field))
 
     def _set(self, field: str, value: Any) -> None:
@@ -113,14 +132,26 @@ class Document(ObjectAnnotation):
         self._loaded = True
 
     def store(self) -> None:
-        """Write the document, in one step. Raises ReadOnlyError if no layer can be written."""
+        """Write the document, in one step.
+
+        Raises:
+            ReadOnlyError: No layer can be written.
+            FormatError: The user, session or object in `meta` was changed: that would be another document.
+        """
         if not self._loaded and self.layer.exists(self.ref):
             self._ensure_loaded()
         self._create()
 
     def _create(self) -> None:
+        self._check_name()
         self._loaded = True
         self.layer.save(self.ref, self.meta.to_json())
+
+    def _check_name(self) -> None:
+        if self._says() != self._said:
+            raise FormatError(
+                f"{self.ref} cannot become {self._says()}: user, session and object of a document stay; make a new one"
+            )
 
     def refresh(self) -> None:
         """Read the document again, dropping changes in memory."""
@@ -132,11 +163,14 @@ class CopickPicks(Document):
     """Points of one object in one run."""
 
     kinds = (PICKS,)
+    content = "points"
     meta: CopickPicksFile
 
     @property
     def trust_orientation(self) -> bool:
         """Whether the rotations of the points mean something."""
+        if "trust_orientation" not in self.meta.model_fields_set:
+            self._ensure_loaded()
         return self.meta.trust_orientation
 
     @property

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from copick.errors import AlreadyExistsError, FormatError, NotFoundError, ReadOnlyError
-from copick.kinds import Kind, Ref, normal
+from copick.kinds import Kind, Ref, Value, normal
 from copick.models.files import InFiles
 from copick.util.words import nearest
 
@@ -195,6 +195,10 @@ class Entity(Node):
     def ref(self) -> Ref:
         """The address, the same in every layer."""
         return self._ref
+
+    def _key(self, field: str) -> Value:
+        """One of the values that tell it from its siblings."""
+        return self._ref.values[self.kind.identity.index(field)]
 
     @property
     def sources(self) -> list[str]:

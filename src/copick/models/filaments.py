@@ -41,6 +41,7 @@ class CopickFilaments(Document):
     """Filaments of one object in one run: polylines, x, y, z in ångström, and the curves that made them."""
 
     kinds = (FILAMENTS,)
+    content = "filaments"
     meta: CopickFilamentsFile
 
     @property
