@@ -8,6 +8,8 @@
     ├── AlreadyExistsError  (FileExistsError)  pick another name, or pass exist_ok=True
     ├── ReadOnlyError       (PermissionError)  write to another layer
     ├── FormatError         (ValueError)       repair or replace the file
+    │   ├── RelionPixelSizeError               state the pixel size
+    │   └── RelionTomogramCenterError          state the centre, or add the tomogram
     ├── LayerError          (OSError)          the place itself failed: check it, try again
     └── CacheError                             never reaches a reader: the cache is bypassed instead
         └── CorruptEntryError
@@ -52,6 +54,14 @@ class ReadOnlyError(CopickError, PermissionError):
 
 class FormatError(CopickError, ValueError):
     """A document or an array is there but cannot be understood."""
+
+
+class RelionPixelSizeError(FormatError):
+    """RELION's coordinates are in pixels, and nothing says how large these are."""
+
+
+class RelionTomogramCenterError(FormatError):
+    """RELION's coordinates are from the centre of the tomogram, and nothing says where that is."""
 
 
 class LayerError(CopickError, OSError):

@@ -15,6 +15,7 @@ from copick.models.entity import Entity
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import pandas as pd
 
     from copick.models.run import CopickRun
 
@@ -225,21 +226,42 @@ class CopickPicks(Document):
         self.points = points_from(positions, transforms, instance_ids, scores)
         self.store()
 
-    def df(self, format: str = "relion", **kwargs: Any) -> Any:
-        """The points as a pandas DataFrame.
+    def df(self, format: str = "relion", **options: Any) -> pd.DataFrame:
+        """The points as a pandas table, one row each.
 
-        Columns: `x`, `y`, `z` (ångström, with the transformations' translations), `transform_00` ... `transform_33`,
-        `instance_id`, `score`, and the object, user, session and run they belong to.
+        Args:
+            format: What the columns are.
+
+                - "relion": `rlnTomoName`; `rlnCenteredCoordinateXAngst`, ... (ångström from the tomogram's centre, if the run
+                  has a tomogram or `tomogram_center=` is given) and `rlnCoordinateX`, ... (pixels, with
+                  `tilt_series_pixel_size=`), both with the transformations' translations; `rlnAngleRot`, `rlnAngleTilt`,
+                  `rlnAnglePsi` in degrees; for filaments RELION's columns for these. No scores.
+                - "copick": `x`, `y`, `z` (the location, ångström), `transform_00` ... `transform_33`, `instance_id`,
+                  `score`. Nothing is lost.
+            options: Of "relion": see `copick.models.tables.picks_to_relion`.
+
+        Raises:
+            ValueError: There is no such format, or RELION's positions cannot be stated: no centre and no pixel size.
         """
         from copick.models.tables import picks_to_frame
 
-        return picks_to_frame(self, format, **kwargs)
+        return picks_to_frame(self, format, **options)
 
-    def from_df(self, df: Any, format: str = "relion", **kwargs: Any) -> None:
-        """Replace the points by the rows of a table as `df` gives it, and store them."""
+    def from_df(self, df: pd.DataFrame, format: str = "relion", **options: Any) -> None:
+        """Replace the points by the rows of a table with the columns that `df` gives, and store them.
+
+        Args:
+            format: "copick" needs only `x`, `y`, `z`. "relion" needs centred coordinates and the tomogram's centre, or
+                coordinates in pixels and `tilt_series_pixel_size=` or `optics=`; the location gets it all, so the
+                transformations are mere rotations.
+            options: Of "relion": see `copick.models.tables.picks_from_relion`.
+
+        Raises:
+            ValueError: There is no such format, or the table cannot be understood. Nothing is changed then.
+        """
         from copick.models.tables import picks_from_frame
 
-        picks_from_frame(self, df, format, **kwargs)
+        picks_from_frame(self, df, format, **options)
 
 
 def points_from(positions: Any, transforms: Any, instance_ids: Any, scores: Any) -> list[CopickPoint]:
