@@ -61,6 +61,8 @@ HEAVY = {
     "torch",
     "matplotlib",
     "skimage",
+    "pandas",
+    "trimesh",
     "asyncio",
     "sqlite3",
 }
