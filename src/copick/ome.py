@@ -246,6 +246,7 @@ def write_features(
     voxel_size: float,
     *,
     chunks: tuple[int, ...] = CHUNKS,
+    shards: tuple[int, ...] | None = None,
     metadata: Mapping[str, Any] | None = None,
     zarr_format: Literal[2, 3] = 2,
 ) -> None:
@@ -261,6 +262,7 @@ def write_features(
         rank=data.ndim,
         leading=FEATURE,
         chunks=chunks,
+        shards=shards,
         metadata=metadata,
         zarr_format=zarr_format,
     )
@@ -273,6 +275,7 @@ def write_levels(
     rank: int = 3,
     leading: Mapping[str, str] = CHANNEL,
     chunks: tuple[int, ...] = CHUNKS,
+    shards: tuple[int, ...] | None = None,
     metadata: Mapping[str, Any] | None = None,
     zarr_format: Literal[2, 3] = 2,
 ) -> None:
@@ -285,18 +288,25 @@ def write_levels(
 
     if zarr_format not in (2, 3):  # before anything is removed
         raise ValueError(f"zarr_format must be 2 or 3, not {zarr_format!r}")
+    if shards is not None and zarr_format == 2:
+        raise ValueError("shards need zarr_format=3")
     shape = chunk_shape(chunks, rank)
+    whole = None if shards is None else chunk_shape(shards, rank)
+    if whole is not None and any(n % chunk for n, chunk in zip(whole, shape, strict=True)):
+        raise ValueError(f"shards {whole} must be multiples of the chunks {shape}")
     group = zarr.create_group(store, overwrite=True, zarr_format=zarr_format)
     sizes: list[float] = []
     for size, data in levels:
-        new_array(store, str(len(sizes)), data.shape, data.dtype, shape, zarr_format)[...] = data
+        new_array(store, str(len(sizes)), data.shape, data.dtype, shape, zarr_format, whole)[...] = data
         sizes.append(size)
     version: Literal["0.4", "0.5"] = "0.4" if zarr_format == 2 else "0.5"
     group.attrs.update(multiscales(sizes, version, rank=rank, leading=leading, metadata=metadata))
 
 
 def chunk_shape(chunks: Sequence[int], rank: int) -> tuple[int, ...]:
-    """`chunks` along the last axes of an array, 1 along those before them."""
+    """`chunks` along the last axes of an array, 1 along those before them. Raises ValueError if they are no sizes."""
+    if not chunks or not all(isinstance(n, int | np.integer) and n > 0 for n in chunks):
+        raise ValueError(f"chunks and shards are whole numbers, 1 or more; not {chunks!r}")
     return (*(1,) * (rank - len(chunks)), *chunks[-rank:])
 
 
@@ -307,6 +317,7 @@ def new_array(
     dtype: npt.DTypeLike,
     chunks: tuple[int, ...] = CHUNKS,
     zarr_format: Literal[2, 3] = 2,
+    shards: tuple[int, ...] | None = None,
 ) -> zarr.Array[Any]:
     """An empty array as the tools of the field expect it: Blosc lz4 chunks in nested directories."""
     import zarr
@@ -327,6 +338,7 @@ def new_array(
         shape=shape,
         dtype=np.dtype(dtype),
         chunks=chunks,
+        shards=shards,
         compressors=codec,
         fill_value=0,
         zarr_format=zarr_format,

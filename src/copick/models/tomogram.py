@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from copick.errors import AlreadyExistsError, NotFoundError
 from copick.kinds import FEATURES, TOMOGRAM
 from copick.meta import CopickFeaturesMeta, CopickTomogramMeta
 from copick.models.entity import Layers, note_ignored, remembered, select
@@ -162,25 +163,37 @@ class CopickFeatures(StoredArray):
         data: npt.ArrayLike,
         *,
         chunks: Sequence[int] | None = None,
+        shards: Sequence[int] | None = None,
         dtype: npt.DTypeLike | None = None,
         metadata: Mapping[str, Any] | None = None,
+        overwrite: bool = True,
         zarr_format: int | None = None,
     ) -> None:
         """Replace the features by `data`: any rank, the last axes z, y, x, those before them channels.
 
         Args:
             chunks: Along the last axes; None = 256 each.
+            shards: Chunks of this size are kept together in one file (zarr format 3 only): multiples of `chunks`.
             dtype: None = that of the data.
             metadata: What else to say in the OME metadata.
+            overwrite: Whether features that are there may be replaced.
+
+        Raises:
+            ValueError: The data are no real numbers or do not fit `dtype`, or chunks and shards cannot be so.
+            AlreadyExistsError: There are features already, and `overwrite` is False.
+            ReadOnlyError: No layer can be written.
         """
         from copick.ome import CHUNKS, write_features
 
+        if not overwrite and self._has_arrays():
+            raise AlreadyExistsError(f"{self._ref} exists already; pass overwrite=True to replace it")
         values = real_numbers(data, dtype, str(self._ref))
         self._replace(
             write_features,
             values,
             self.tomogram.voxel_spacing.voxel_size,
             chunks=CHUNKS if chunks is None else tuple(chunks),
+            shards=None if shards is None else tuple(shards),
             metadata=metadata,
             zarr_format=zarr_format,
         )
@@ -194,6 +207,13 @@ class CopickFeatures(StoredArray):
             ValueError: The shape does not match, or the array's type cannot hold the values.
         """
         self._write_region(data, zarr_group, self._checked(slices, zarr_group))
+
+    def _has_arrays(self) -> bool:
+        try:
+            self.array()
+        except NotFoundError:
+            return False
+        return True
 
     def _checked(self, slices: Sequence[slice] | None, zarr_group: str) -> Sequence[slice]:
         if slices is None:
