@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 CPP = build/cpp
 
-.PHONY: demo test test-python test-cpp asan tsan bench lint clean
+.PHONY: demo test test-python test-cpp asan tsan interop bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/copick demo
@@ -30,6 +30,17 @@ define ctest
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(1) -j2
 	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(1) --output-on-failure
 endef
+
+# Both directions between this package and the copick that people have: each reads what the other wrote.
+INCUMBENT = $(abspath build/interop)
+
+interop: $(VENV)/.test $(INCUMBENT)/.done
+	COPICK_INCUMBENT_PYTHON=$(INCUMBENT)/bin/python $(BIN)/python -m pytest tests/interop $(PYTEST_ARGS)
+
+$(INCUMBENT)/.done: | $(VENV)/bin/uv
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $(INCUMBENT)
+	$(BIN)/uv pip install -q --python $(INCUMBENT)/bin/python copick==1.31.0
+	@touch $@
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks

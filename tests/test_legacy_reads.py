@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -17,6 +16,7 @@ from zarr.storage import LocalStore
 import copick
 from copick.stores import VolumeStore
 from projects import OBJECTS, alone
+from support.trees import state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,15 +78,6 @@ def tomograms(root: CopickRoot) -> dict[str, CopickTomogram]:
     spacing = run.get_voxel_spacing(10.0)
     assert spacing is not None
     return {tomogram.tomo_type: tomogram for tomogram in spacing.tomograms}
-
-
-def state(folder: Path) -> dict[str, tuple[int, str]]:
-    """What a folder holds: for each file and directory below it when it was changed, and what is in it."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "directory"
-        found[str(path.relative_to(folder))] = (path.stat().st_mtime_ns, content)
-    return found
 
 
 # Where the chunks are
