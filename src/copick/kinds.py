@@ -76,7 +76,7 @@ class Kind:
 
     def key(self, meta: Meta) -> tuple[Value, ...]:
         """What identifies `meta` among its siblings."""
-        return tuple(normal(getattr(meta, name)) for name in self.identity)
+        return tuple([normal(getattr(meta, name)) for name in self.identity])
 
     def ref(self, meta: Meta, parent: Ref | None) -> Ref:
         return Ref(self, self.key(meta), parent)
@@ -118,7 +118,7 @@ class Kind:
 
 def normal(value: Any) -> Value:
     """A key value as it is compared: voxel sizes to three decimals."""
-    if isinstance(value, str | bool):
+    if type(value) is str or isinstance(value, (str, bool)):
         return value
     try:
         return round(float(value), VOXEL_DECIMALS)
@@ -156,6 +156,9 @@ def normal_text(text: str | None, like: Value) -> Value | None:
     return round(float(text), VOXEL_DECIMALS) if text and isinstance(like, float) else text
 
 
+_SEPARATOR, _CONTROL = re.compile(r"[/\\]"), re.compile(r"[\x00-\x1f\x7f]")
+
+
 def check_name(name: str, what: str) -> str:
     """`name` itself if it can be one part of a path.
 
@@ -167,9 +170,9 @@ def check_name(name: str, what: str) -> str:
         problem = "is empty"
     elif name in {".", ".."}:
         problem = "would leave its directory"
-    elif any(char in "/\\" for char in name):
+    elif _SEPARATOR.search(name):
         problem = "holds a path separator"
-    elif any(ord(char) < 32 or ord(char) == 127 for char in name):
+    elif _CONTROL.search(name):
         problem = "holds control characters"
     else:
         try:
@@ -191,6 +194,17 @@ class Ref:
     kind: Kind
     values: tuple[Value, ...]
     parent: Ref | None = None
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Listings look refs up all the time, and a hash goes up to the root."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.kind, self.values, self.parent)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a hash is of its process
+        return Ref, (self.kind, self.values, self.parent)
 
     @property
     def key(self) -> tuple[Value, ...]:
@@ -201,7 +215,8 @@ class Ref:
     @property
     def file_name(self) -> str:
         own = self.kind.file_name(self.values)
-        return check_name(f"{prefix_of(self.kind, self.parent)}{own}", f"{self.kind.label} file name")
+        prefix = prefix_of(self.kind, self.parent)
+        return check_name(f"{prefix}{own}", f"{self.kind.label} file name") if prefix else own
 
     @property
     def path(self) -> str:

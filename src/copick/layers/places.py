@@ -82,7 +82,7 @@ class LocalPlace:
         self.root = local_path(root)
 
     def _at(self, path: str) -> str:
-        return os.path.join(self.root, *path.split("/")) if path else self.root
+        return os.path.join(self.root, path.replace("/", os.sep)) if path else self.root
 
     def entries(self, path: str) -> list[Entry]:
         with os.scandir(self._at(path)) as found:
