@@ -47,7 +47,8 @@ def mrc(path: Path, voxel_size: Any) -> str:
         ("a.ome.tiff", "tiff"),
         ("a.zarr/0", None),
         ("a", None),
-        ("a.em", None),
+        ("a.em", "em"),
+        ("a.raw", None),
     ],
 )
 def test_formats(path: str, expected: str | None) -> None:
@@ -92,11 +93,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "plain.zarr", name="data", data=DATA)
     with pytest.raises(FormatError, match="without OME-Zarr levels"):
         get_data_from_file(str(tmp_path / "plain.zarr"), "zarr")
-    for file_format in ("mrc", "tiff", "zarr"):
+    for file_format in ("mrc", "tiff", "zarr", "em"):
         with pytest.raises(FileNotFoundError):
             get_data_from_file(str(tmp_path / "missing"), file_format)
-    with pytest.raises(ValueError, match="no file format 'em'; use one of zarr, mrc, tiff"):
-        get_data_from_file(str(tmp_path / "a.mrc"), "em")
+    with pytest.raises(ValueError, match="no file format 'dicom'; use one of zarr, mrc, tiff, em"):
+        get_data_from_file(str(tmp_path / "a.mrc"), "dicom")
 
 
 @pytest.mark.parametrize(("file_format", "library"), [("mrc", "mrcfile"), ("tiff", "tifffile")])

@@ -76,11 +76,11 @@ def map_runs(
     parcel = _Parcel(root)
     pool = executor or _new_pool(min(workers, len(chosen)), parallelism)
     futures: dict[Future[Any], str] = {}
-    results: dict[str, Any] = dict.fromkeys(map(run_name, chosen))
+    results: dict[str, Any] = dict.fromkeys(map(name_of, chosen))
     try:
         for run, own in zip(chosen, arguments, strict=True):
             future = pool.submit(_call, _Ticket(parcel, run), callback, {**kwargs, **own})
-            futures[future] = run_name(run)
+            futures[future] = name_of(run)
         with Progress(task_desc or "Processing runs", len(futures)) as progress:
             for future in as_completed(futures):
                 name, error = futures[future], future.exception()
@@ -144,7 +144,7 @@ class _Ticket:
 
     def __reduce__(self) -> tuple[Any, ...]:
         foreign = isinstance(self.run, CopickRun) and self.run.root is not self.parcel.root
-        return _Ticket, (self.parcel, self.run if foreign else run_name(self.run))
+        return _Ticket, (self.parcel, self.run if foreign else name_of(self.run))
 
 
 def _call(ticket: _Ticket, callback: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
@@ -156,7 +156,7 @@ def _call(ticket: _Ticket, callback: Callable[..., Any], arguments: Mapping[str,
     return callback(run, **arguments)
 
 
-def run_name(run: str | CopickRun) -> str:
+def name_of(run: str | CopickRun) -> str:
     """The name of a run that is given by name or as itself."""
     return run if isinstance(run, str) else run.name
 

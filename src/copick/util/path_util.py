@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import struct
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -31,18 +32,19 @@ _EXTENSIONS = {
     ".rec": "mrc",
     ".tif": "tiff",
     ".tiff": "tiff",
+    ".em": "em",
 }
 
 
 def get_format_from_extension(path: str) -> str | None:
-    """ "zarr", "mrc" or "tiff", by the end of a file's name; None if it says nothing."""
+    """ "zarr", "mrc", "tiff" or "em", by the end of a file's name; None if it says nothing."""
     return _EXTENSIONS.get(PurePath(path).suffix.lower())
 
 
 def get_data_from_file(path: str, file_format: str) -> Volume:
     """A volume (z, y, x) and its voxel size in ångström, 0.0 if the file does not say.
 
-    Of an OME-Zarr image the finest level, of an MRC file the voxel size along y. TIFF files say no voxel size.
+    Of an OME-Zarr image the finest level, of an MRC file the voxel size along y. TIFF and EM files say no voxel size.
 
     Args:
         file_format: As `get_format_from_extension` returns it.
@@ -59,7 +61,8 @@ def get_data_from_file(path: str, file_format: str) -> Volume:
     return reader(str(path))
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
+    """A module that reads files of other programs. Raises ImportError, which says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -67,7 +70,7 @@ def _library(name: str) -> Any:
 
 
 def _read_mrc(path: str) -> Volume:
-    mrcfile = _library("mrcfile")
+    mrcfile = library("mrcfile")
     try:
         with mrcfile.open(path) as file:
             x, y, z = (float(file.voxel_size[axis]) for axis in "xyz")
@@ -80,11 +83,19 @@ def _read_mrc(path: str) -> Volume:
 
 
 def _read_tiff(path: str) -> Volume:
-    tifffile = _library("tifffile")
+    tifffile = library("tifffile")
     try:
         return tifffile.imread(path), 0.0
     except tifffile.TiffFileError as error:
         raise FormatError(f"{path} cannot be read as a TIFF file ({error})") from error
+
+
+def _read_em(path: str) -> Volume:
+    emfile = library("emfile")
+    try:
+        return emfile.read(path)[1], 0.0
+    except (struct.error, KeyError, ValueError) as error:
+        raise FormatError(f"{path} cannot be read as an EM file ({error!r})") from error
 
 
 def _read_zarr(path: str) -> Volume:
@@ -101,7 +112,12 @@ def _read_zarr(path: str) -> Volume:
     return np.asarray(finest[...]), ome.voxel_size(attributes, path)
 
 
-_READERS: dict[str, Callable[[str], Volume]] = {"zarr": _read_zarr, "mrc": _read_mrc, "tiff": _read_tiff}
+_READERS: dict[str, Callable[[str], Volume]] = {
+    "zarr": _read_zarr,
+    "mrc": _read_mrc,
+    "tiff": _read_tiff,
+    "em": _read_em,
+}
 
 
 def prepare_runs_from_paths(
