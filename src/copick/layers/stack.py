@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from copick.errors import CopickError, LayerError, NotFoundError, ReadOnlyError
+from copick.layers.changes import changes
 from copick.layers.layer import Layer
 from copick.layers.transfer import copy_entity, entities
 
@@ -327,11 +328,14 @@ class LayerStack(Layer):
         holding = self._layers_holding(ref)
         if not holding:
             raise NotFoundError(f"no layer has {ref}; asked {', '.join(self.names)}")
-        for layer in holding:
-            if not layer.read_only:
-                layer.delete(ref)
-        for stack in self._family:
-            stack._holding.clear()
+        try:
+            for layer in holding:
+                if not layer.read_only:
+                    layer.delete(ref)
+        finally:
+            changes.note(ref)
+            for stack in self._family:
+                stack._holding.clear()
         kept = [layer.name for layer in holding if layer.read_only]
         if kept:
             removed = [layer.name for layer in holding if not layer.read_only]
@@ -340,6 +344,7 @@ class LayerStack(Layer):
 
     def _forget(self, ref: Ref) -> None:
         """What we knew about `ref` and its ancestors is no longer true: a write may have made them appear."""
+        changes.note(ref)
         for stack in self._family:
             for each in ref.walk():
                 stack._holding.pop(each, None)

@@ -39,6 +39,7 @@ class Node(InFiles):
         self._children: dict[str, list[Any]] = {}
         self._alone: dict[Ref, Any] = {}  # children that were asked for by name before anything was listed
         self._twins: dict[tuple[str, ...], Any] = {}
+        self._origin: Node | None = None  # whose twin this is
 
     def on(self, layers: Layers) -> Self:
         """This entity as these layers alone show it; everything reached from it is seen the same way.
@@ -53,6 +54,7 @@ class Node(InFiles):
         names = (layers,) if isinstance(layers, str) else tuple(layers)
         if names not in self._twins:
             self._twins[names] = self._twin(names)
+            self._twins[names]._origin = self
         twin: Self = self._twins[names]
         return twin
 
@@ -73,7 +75,7 @@ class Node(InFiles):
     def _forget_kind(self, kind: Kind) -> None:
         self._children.pop(kind.name, None)
         self._alone = {ref: child for ref, child in self._alone.items() if ref.kind is not kind}
-        self._twins.clear()
+        self._told(kind)
 
     def _query(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, asked for now."""
@@ -120,10 +122,6 @@ class Node(InFiles):
         child = cls(here, meta)
         child._create()
         here._adopt(child)
-        if here is not self:
-            self._children.pop(child.kind.name, None)
-        else:
-            self._twins.clear()
         return child
 
     def _delete_all(self, children: Iterable[Entity]) -> None:
@@ -155,13 +153,20 @@ class Node(InFiles):
         else:
             siblings.append(child)
             siblings.sort(key=lambda sibling: sibling.ref.values)
+        self._told(child.kind)
 
     def _drop(self, child: Entity) -> None:
         name = child.kind.name
         if name in self._children:
             self._children[name] = [other for other in self._children[name] if other.ref != child.ref]
         self._alone.pop(child.ref, None)
+        self._told(child.kind)
+
+    def _told(self, kind: Kind) -> None:
+        """The children of a kind changed: others who listed them list them again."""
         self._twins.clear()
+        if self._origin is not None:
+            self._origin._forget_kind(kind)
 
     def _shown(self) -> str:
         """What a repr says of the children: those that are listed, without listing any."""
@@ -261,21 +266,21 @@ class Entity(Node):
             NotFoundError: Nothing is there.
             ReadOnlyError: It is also in layers that cannot be written, and still there.
         """
+        gone = False
         try:
             self.on(layers).layer.delete(self._ref)
+            gone = layers is None
         except (ReadOnlyError, NotFoundError):
-            self._forget_below()
             if not missing_ok:
                 raise
-        else:
-            if layers is None:
+        finally:
+            self._forget_below()
+            if gone:
                 self.parent._drop(self)
-            else:
-                self._forget_below()
+            else:  # another layer may serve it now
+                self.parent._forget_kind(self.kind)
 
     def _forget_below(self) -> None:
-        """Another layer may serve it now, and less may be below it."""
-        self.parent._forget_kind(self.kind)
         for memory in (self._children, self._alone, self._twins):
             memory.clear()
 
@@ -288,11 +293,14 @@ class Entity(Node):
         Raises:
             LayerError: A layer could not take it and is as it was; the text says which have it now.
         """
-        return self.layer.propagate(self._ref, layers)
+        try:
+            return self.layer.propagate(self._ref, layers)
+        finally:
+            self.parent._told(self.kind)
 
     def __getstate__(self) -> dict[str, Any]:
         """The reference alone: lists and handles are made again where they are needed."""
-        return {**self.__dict__, "layer": None, "_children": {}, "_alone": {}, "_twins": {}}
+        return {**self.__dict__, "layer": None, "_children": {}, "_alone": {}, "_twins": {}, "_origin": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -136,7 +136,6 @@ class CopickRoot(Node):
         run = self.get_run(name, layers=layers)
         if run is not None:
             run.delete()
-            self._forget_kind(RUN)
         elif not missing_ok:
             raise NotFoundError(f"there is no run {name!r}; the layers are {self.layer.name}")
 

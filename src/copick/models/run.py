@@ -75,6 +75,7 @@ class CopickRun(Folder):
         self._ref = RUN.ref(self.meta, None)
         self._described = False
         self._forget_below()
+        self.parent._forget_kind(RUN)
 
     @property
     def split(self) -> str | None:
@@ -137,7 +138,6 @@ class CopickRun(Folder):
         if found is None:
             raise FormatError(f"{self.ref} has no voxel spacing {voxel_size!r}")
         found.delete()
-        self._forget_kind(VOXEL_SPACING)
 
     def refresh_voxel_spacings(self) -> None:
         """Forget the list; it is asked for again when it is next needed."""

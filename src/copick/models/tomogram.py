@@ -225,20 +225,28 @@ class CopickFeatures(StoredArray):
 
 
 def real_numbers(data: npt.ArrayLike, dtype: npt.DTypeLike | None, what: str) -> npt.NDArray[Any]:
-    """`data` as an array of `dtype` (None = their own).
+    """`data` as an array of `dtype` (None = their own). Fractions are cut off where `dtype` has none.
 
     Raises:
-        ValueError: They are no real numbers, or finite ones would become infinite.
+        ValueError: They are no real numbers, or `dtype` cannot hold their range.
     """
-    values = np.asarray(data)
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"{what}: is made of real numbers, not of {values.dtype}")
-    if dtype is None or values.dtype == np.dtype(dtype):
+    values, target = np.asarray(data), None if dtype is None else np.dtype(dtype)
+    for kind in (values.dtype, target or values.dtype):
+        if kind.kind not in "biuf":
+            raise ValueError(f"{what}: is made of real numbers, not of {kind}")
+    if target is None or values.dtype == target:
         return values
-    with np.errstate(over="ignore"):
-        cast = values.astype(dtype)
-    if cast.dtype.kind == "f" and values.size and values.dtype.itemsize > cast.dtype.itemsize:
+    if np.can_cast(values.dtype, target, "safe") or target.kind == "b" or not values.size:
+        return values.astype(target)
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = values.astype(target)
+        low, high = values.min(), values.max()
+    if target.kind == "f":
         lost = np.isinf(cast) & np.isfinite(values)
         if lost.any():
-            raise ValueError(f"{what}: values up to {np.abs(values[lost]).max():g} do not fit {cast.dtype}")
+            raise ValueError(f"{what}: values up to {np.abs(values[lost]).max():g} do not fit {target}")
+    elif not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"{what}: values that are not finite do not fit {target}")
+    elif int(low) < np.iinfo(target).min or int(high) > np.iinfo(target).max:
+        raise ValueError(f"{what}: values from {low:g} to {high:g} do not fit {target}")
     return cast

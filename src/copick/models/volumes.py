@@ -10,6 +10,7 @@ import numpy as np
 from copick.arrays import ArraySource, Selection, missing_array, open_array, source_error
 from copick.errors import CopickError, FormatError, LayerError, NotFoundError
 from copick.kinds import check_name
+from copick.layers.changes import changes
 from copick.models.entity import Entity
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ ALL = slice(None)
 
 
 class StoredArray(Entity):
-    """An entity whose data are OME-Zarr arrays."""
+    """An entity whose data are OME-Zarr arrays. They stay open until something in this process changes them."""
 
     def __init__(self, parent: Any, meta: Any, config: Any = None) -> None:
         super().__init__(parent, meta, config)
         self._arrays: dict[str, ArraySource] = {}
-        self._pid = os.getpid()
+        self._pid, self._seen = os.getpid(), changes.count
 
     def zarr(self) -> MappingCalls:
         """The zarr store of the group, writable if the layer that serves it is. Also a mapping of keys to bytes."""
@@ -45,8 +46,10 @@ class StoredArray(Entity):
             NotFoundError: There is no such level; the text names those there are.
         """
         path = str(level).strip("/")
-        if self._pid != os.getpid():  # handles do not survive a fork
+        now = changes.count
+        if self._pid != os.getpid() or changes.since(self._ref, self._seen):  # handles do not survive a fork
             self._arrays, self._pid = {}, os.getpid()
+        self._seen = now
         if path not in self._arrays:
             try:
                 for part in path.split("/"):
@@ -62,7 +65,7 @@ class StoredArray(Entity):
         self, zarr_group: str, slices: Sequence[slice], out: npt.NDArray[Any] | None
     ) -> npt.NDArray[Any]:
         # Sampling calls this for each patch: no work here beyond one look-up.
-        if self._pid == os.getpid() and zarr_group in self._arrays:
+        if self._seen == changes.count and self._pid == os.getpid() and zarr_group in self._arrays:
             return self._arrays[zarr_group].read(slices, out)
         return self.array(zarr_group).read(slices, out)
 
@@ -132,7 +135,7 @@ class StoredArray(Entity):
         super().refresh()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_arrays": {}, "_pid": 0}
+        return {**super().__getstate__(), "_arrays": {}, "_pid": 0, "_seen": 0}
 
 
 class Volume(StoredArray):
