@@ -8,6 +8,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import copick
 from copick.config import CopickConfig, CopickConfigCache, CopickConfigFSSpec, parse_config
@@ -146,6 +148,53 @@ def test_saved_and_read_again(tmp_path: Path) -> None:
     assert saved["pickable_objects"][0]["identifier"] == "GO:0022626"
     assert "go_id" not in saved["pickable_objects"][0]
     assert parse_config(text) == config
+
+
+TEXTS = st.none() | st.text(max_size=8)
+NAMES = st.text("abcXYZ019-.+ä", min_size=1, max_size=8).filter(lambda name: name == name.strip("-"))
+ARGS = st.none() | st.dictionaries(
+    st.text(max_size=5), st.integers() | st.booleans() | st.text(max_size=5), max_size=3
+)
+LEGACY = st.fixed_dictionaries(
+    {"overlay_root": st.sampled_from(["data", "/data", "local:///data", "s3://bucket/x", "memory://x"])},
+    optional={
+        "config_type": st.just("filesystem"),
+        "name": TEXTS,
+        "description": TEXTS,
+        "version": TEXTS,
+        "user_id": st.none() | NAMES,
+        "session_id": st.none() | NAMES,
+        "runs": st.none() | st.lists(st.text(max_size=5), max_size=3),
+        "voxel_spacings": st.none() | st.lists(st.floats(1, 100), max_size=3),
+        "tomograms": st.none()
+        | st.dictionaries(st.floats(1, 100).map(str), st.lists(NAMES, max_size=2), max_size=2),
+        "static_root": st.none() | st.sampled_from(["data", "static", "s3://bucket/x"]),
+        "overlay_fs_args": ARGS,
+        "static_fs_args": ARGS,
+        "pickable_objects": st.lists(
+            st.fixed_dictionaries({"name": NAMES, "is_particle": st.booleans()}, optional={"go_id": TEXTS}),
+            max_size=3,
+        ),
+    },
+)
+
+
+@given(LEGACY, st.dictionaries(st.text("xyz", min_size=1, max_size=4), st.integers(), max_size=2))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_whatever_copick_1x_accepts(fields: dict[str, Any], unknown: dict[str, int]) -> None:
+    """Every field is kept, unknown ones are ignored, and what is saved says the same."""
+    config = parse_config(json.dumps({**unknown, **fields}))
+    assert isinstance(config, CopickConfigFSSpec)
+    kept = config.model_dump(mode="json")
+    for name, value in fields.items():
+        if name not in {"pickable_objects", "tomograms"}:
+            assert kept[name] == value
+    assert [item.name for item in config.pickable_objects] == [
+        item["name"] for item in fields.get("pickable_objects", [])
+    ]
+    assert not {*unknown} & {*kept}
+    assert config.stack[0].layer_name == "overlay"
+    assert parse_config(json.dumps(kept)) == config
 
 
 # What kind of config, what kind of root
@@ -414,6 +463,20 @@ def test_an_index_may_be_stated(tmp_path: Path, caplog: pytest.LogCaptureFixture
                 "db_config": index,
             }
         )
+
+
+@pytest.mark.parametrize(("zarr_format", "file"), [(2, ".zgroup"), (3, "zarr.json")])
+def test_the_format_of_new_arrays_may_be_stated(
+    tmp_path: Path, static: Path, zarr_format: int, file: str
+) -> None:
+    root = opened(of_1x(tmp_path, static, zarr_format=zarr_format))
+    run_of(root).new_voxel_spacing(5).new_tomogram("mine").from_numpy(VOLUME)
+    assert (tmp_path / "ExperimentRuns/TS_1/VoxelSpacing5.000/mine.zarr" / file).is_file()
+
+
+def test_the_base_config_has_what_1x_gave_it() -> None:
+    config = CopickConfig(pickable_objects=[])
+    assert (config.name, config.version, config.runs, config.tomograms) == ("CoPick", "0.2.0", None, {})
 
 
 # New projects

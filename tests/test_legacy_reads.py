@@ -108,6 +108,23 @@ def test_chunks_are_found_through_a_cache(tmp_path: Path, actual: str, own_manag
 
 
 @pytest.mark.parametrize("actual", [".", "/"])
+def test_chunks_are_found_in_a_bucket(
+    tmp_path: Path, actual: str, s3_bucket: str, s3_args: dict[str, Any]
+) -> None:
+    import fsspec
+
+    sparse = VALUES.copy()
+    sparse[:2, :2, :2] = 0
+    write_v2(tmp_path / SPACING / "wbp.zarr" / "0", sparse, stated=None, actual=actual)
+    fs = fsspec.filesystem("s3", skip_instance_cache=True, **s3_args)
+    fs.put(str(tmp_path / "ExperimentRuns"), f"{s3_bucket}/ExperimentRuns", recursive=True)
+    there = {"static_root": f"s3://{s3_bucket}", "static_fs_args": s3_args}
+    tomogram = tomograms(of_1x(tmp_path / "overlay", **there))["wbp"]
+    np.testing.assert_array_equal(tomogram.numpy(), sparse)
+    assert [*zarr.open(tomogram.zarr()).array_keys()] == ["0"]
+
+
+@pytest.mark.parametrize("actual", [".", "/"])
 def test_the_first_chunk_may_be_missing(tmp_path: Path, actual: str) -> None:
     sparse = VALUES.copy()
     sparse[:2, :2, :2] = 0
