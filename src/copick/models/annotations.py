@@ -74,6 +74,10 @@ class ObjectAnnotation(Annotation):
             )
         return found.color
 
+    def _where(self) -> str:
+        held = self.sources
+        return f"{self.ref} in layer {held[0]!r}" if held else str(self.ref)
+
 
 class Document(ObjectAnnotation):
     """An annotation whose metadata is the JSON document itself: read on first need, written by `store()`.
@@ -112,10 +116,6 @@ class Document(ObjectAnnotation):
         if self._said != said and self._said != [*self.ref.values]:
             logger.warning("%s: the document says %s; its file name counts", self._where(), self._said)
         return self.meta
-
-    def _where(self) -> str:
-        held = self.layer.holders(self.ref)
-        return f"{self.ref} in layer {held[0]!r}" if held else str(self.ref)
 
     def _ensure_loaded(self) -> None:
         if not self._loaded:

@@ -48,7 +48,7 @@ class CopickMesh(ObjectAnnotation):
         except Exception as error:  # its reader raises what it likes on damaged bytes
             cause = f"{type(error).__name__}: {error}"
             raise FormatError(
-                f"{self.ref} is not binary glTF ({cause}); the file is truncated or damaged"
+                f"{self._where()} is not binary glTF ({cause}); the file is truncated or damaged"
             ) from error
         self._mesh = scene
         return scene
