@@ -12,11 +12,17 @@ from copick.models.tomogram import real_numbers
 from copick.models.volumes import ALL, Volume
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from copick.meta import FilamentSpec, PickableObject
     from copick.models.entity import Layers
     from copick.models.root import CopickRoot
+
+
+MAX_VOXEL_SIZE = 1e300
+"""More than anything that can be measured, and less than what no float can be."""
 
 
 class CopickObject(Volume):
@@ -147,12 +153,33 @@ class CopickObject(Volume):
         """
         from copick.ome import write_volume
 
-        if not self.is_particle:
-            raise FormatError(f"{self.name!r} is a region (is_particle is false): it has no density map")
-        if not (isinstance(voxel_size, int | float | np.number) and 0 < float(voxel_size) < float("inf")):
-            raise FormatError(f"voxel_size {voxel_size!r}: expected a length in ångström, more than 0")
+        self._need_particle()
+        if not (isinstance(voxel_size, int | float | np.number) and 0 < voxel_size < MAX_VOXEL_SIZE):
+            raise FormatError(f"voxel_size {voxel_size!r:.40}: expected a length in ångström, more than 0")
         values = real_numbers(data, dtype, str(self.ref))
         self._replace(write_volume, values, float(voxel_size), levels=1, zarr_format=zarr_format)
+
+    def store(self) -> None:
+        """Make the layer that writes go to hold the map: one that a read-only layer serves is copied there.
+
+        Raises:
+            ValueError: It is no particle.
+            ReadOnlyError: No layer can be written.
+        """
+        self._need_particle()
+        super().store()
+
+    def _create(self) -> None:
+        self._need_particle()
+        super()._create()
+
+    def _write_region(self, data: npt.ArrayLike, zarr_group: str, slices: Sequence[slice]) -> None:
+        self._need_particle()
+        super()._write_region(data, zarr_group, slices)
+
+    def _need_particle(self) -> None:
+        if not self.is_particle:
+            raise FormatError(f"{self.name!r} is a region (is_particle is false): it has no density map")
 
     def delete(self, *, missing_ok: bool = False, layers: Layers = None) -> None:
         """Take it out of the config, and its density map out of the layers that can be written.

@@ -237,7 +237,7 @@ class CopickSegmentation(Annotation, Volume):
             inside = labels != 0
             both = np.stack([labels[inside], ids[inside]], axis=1)
             pairs.update((int(label), int(i)) for label, i in np.unique(both, axis=0))
-        names = {item.label: item.name for item in self._root.pickable_objects}
+        names = {item.label: item.name for item in reversed(self._root.pickable_objects)}  # the first counts
         return sorted((names.get(label, str(label)), i) for label, i in pairs)
 
     def label_volume(self, zarr_group: str = "0") -> npt.NDArray[Any]:
