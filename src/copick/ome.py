@@ -354,7 +354,7 @@ def smallest_unsigned(data: npt.NDArray[Any]) -> np.dtype[Any]:
     """
     if data.dtype == np.bool_ or data.size == 0:
         return np.dtype(np.uint8)
-    _check_whole(data)
+    _check_whole(data, "labels")
     low, high = data.min(), data.max()
     if low < 0:
         raise ValueError(f"labels must not be negative; found {low}")
@@ -384,15 +384,15 @@ def exact_cast(data: npt.NDArray[Any], dtype: npt.DTypeLike, what: str) -> npt.N
         if finite.size and finite.max() > limit:
             raise ValueError(f"{what}: {data.dtype} data up to {finite.max():g} do not fit {target}")
         return data.astype(target)
-    _check_whole(data)
+    _check_whole(data, f"{what}: values")
     least, most = (0, 1) if target.kind == "b" else (np.iinfo(target).min, np.iinfo(target).max)
     if int(low) < least or int(high) > most:
         raise ValueError(f"{what}: values from {low} to {high} do not fit {target} ({least} to {most})")
     return data.astype(target)
 
 
-def _check_whole(data: npt.NDArray[Any]) -> None:
+def _check_whole(data: npt.NDArray[Any], what: str) -> None:
     if data.dtype.kind not in "biuf":
-        raise ValueError(f"labels must be whole numbers, not {data.dtype}")
+        raise ValueError(f"{what} must be whole numbers, not {data.dtype}")
     if data.dtype.kind == "f" and not (np.isfinite(data).all() and (data == np.trunc(data)).all()):
-        raise ValueError("labels must be whole numbers; found fractions or values that are not finite")
+        raise ValueError(f"{what} must be whole numbers; found fractions or values that are not finite")

@@ -10,7 +10,7 @@ import numpy as np
 from copick.errors import ConfigError
 from copick.kinds import INSTANCE_SEGMENTATION, PANOPTIC_SEGMENTATION, SEGMENTATION, Kind
 from copick.models.annotations import Annotation
-from copick.models.volumes import ALL, Volume
+from copick.models.volumes import ALL, Volume, about
 from copick.util.segmentation import (
     PANOPTIC_CHANNELS,
     check_panoptic_values,
@@ -150,18 +150,19 @@ class CopickSegmentation(Annotation, Volume):
         from copick.ome import write_volume
 
         values = np.asarray(data)
-        if self.is_panoptic:
-            if values.ndim != 4 or len(values) != len(PANOPTIC_CHANNELS):
-                raise ValueError(
-                    f"{self._ref}: a panoptic segmentation is an array (2, z, y, x) of labels and instance ids, "
-                    f"not {values.shape}"
-                )
-            self._check(values[0], values[1])
-        floor = np.uint16 if self.is_instance or self.is_panoptic else np.uint8
-        needed = label_dtype(values, floor)
+        with about(self._ref):
+            if self.is_panoptic:
+                if values.ndim != 4 or len(values) != len(PANOPTIC_CHANNELS):
+                    raise ValueError(
+                        f"a panoptic segmentation is an array (2, z, y, x) of labels and instance ids, not {values.shape}"
+                    )
+                self._check(values[0], values[1])
+            floor = np.uint16 if self.is_instance or self.is_panoptic else np.uint8
+            needed = label_dtype(values, floor)
+            cast = checked_label_cast(values, needed if dtype is None else dtype)
         self._replace(
             write_volume,
-            checked_label_cast(values, needed if dtype is None else dtype),
+            cast,
             self.voxel_size,
             levels=levels,
             labels=True,
@@ -198,7 +199,8 @@ class CopickSegmentation(Annotation, Volume):
         ids = values[-1] if at in (ALL, slice(1, 2)) else self.numpy(zarr_group, x, y, z, channel="instance")
         if labels.shape != ids.shape:
             raise ValueError(f"{self._ref}: the region has the shape {ids.shape}, the data {labels.shape}")
-        self._check(labels, ids)
+        with about(self._ref):
+            self._check(labels, ids)
         self._write_region(values, zarr_group, (at, z, y, x))
 
     # Instances

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from copick.layers.changes import changes
 from copick.models.entity import Entity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
+    from copick.kinds import Ref
     from copick.stores import MappingCalls
 
 ALL = slice(None)
@@ -107,7 +109,8 @@ class StoredArray(Entity):
         chosen = self._project_config().zarr_format if zarr_format is None else zarr_format
         with self.layer.writing(self._ref) as store:
             try:
-                write(store, *data, zarr_format=chosen, **options)
+                with about(self._ref):
+                    write(store, *data, zarr_format=chosen, **options)
             except (CopickError, ValueError):
                 raise
             except Exception as error:  # codecs and stores raise what they like
@@ -196,6 +199,17 @@ class Volume(StoredArray):
             ReadOnlyError: No layer can be written.
         """
         self._write_region(data, zarr_group, (z, y, x))
+
+
+@contextmanager
+def about(ref: Ref) -> Iterator[None]:
+    """Values that cannot be: the error names what they are for."""
+    try:
+        yield
+    except CopickError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{ref}: {error}") from error
 
 
 def _write_error(error: Exception, what: str) -> LayerError:
