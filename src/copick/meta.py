@@ -123,8 +123,6 @@ class FilamentSpec(BaseModel):
 def _label(label: int | None) -> int | None:
     if label == 0:
         raise ValueError("label 0 is reserved for the background; use 1 or more")
-    if label is not None and label < 0:
-        raise ValueError("labels are values of unsigned masks; use 1 or more")
     return label
 
 

@@ -120,6 +120,10 @@ class Layer(ABC):
         """
         raise ReadOnlyError(f"layer {self.name!r} cannot take whole arrays; cannot copy {ref} there")
 
+    def opened(self, ref: Ref) -> dict[str, Any]:
+        """What readers keep open of `ref`. The layer empties it when it changes `ref`, or what `ref` lies in."""
+        return {}
+
     def holders(self, ref: Ref) -> builtins.list[str]:
         """Names of the layers that hold `ref`, highest priority first."""
         return [self.name] if self.exists(ref) else []

@@ -16,9 +16,9 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from weakref import WeakValueDictionary
 
 from copick.errors import CopickError, LayerError, NotFoundError, ReadOnlyError
-from copick.layers.changes import changes
 from copick.layers.layer import Layer
 from copick.layers.transfer import copy_entity, entities
 
@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Strategy = Literal["default", "source", "cache"]
+
+
+class Opened(dict[str, Any]):
+    """What readers keep open of one array."""
 
 
 class LayerStack(Layer):
@@ -66,6 +70,7 @@ class LayerStack(Layer):
         self.propagates = propagate
         self.read_only = all(layer.read_only for layer in self.layers)
         self._holding: dict[Ref, tuple[Layer, ...]] = {}
+        self._opened: WeakValueDictionary[Ref, Opened] = WeakValueDictionary()
         self._narrowed: dict[tuple[str, ...], LayerStack] = {}
         # Stacks over the same layers: what one writes, all must forget.
         self._family: list[LayerStack] = [self]
@@ -74,11 +79,11 @@ class LayerStack(Layer):
         return f"<LayerStack {' › '.join(layer.name for layer in self.layers)}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_holding": {}, "_narrowed": {}, "_family": []}
+        return {**self.__dict__, "_holding": {}, "_opened": None, "_narrowed": {}, "_family": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._family = [self]
+        self._family, self._opened = [self], WeakValueDictionary()
 
     def __getitem__(self, name: str) -> Layer:
         for layer in self.layers:
@@ -333,7 +338,7 @@ class LayerStack(Layer):
                 if not layer.read_only:
                     layer.delete(ref)
         finally:
-            changes.note(ref)
+            self._close(ref)
             for stack in self._family:
                 stack._holding.clear()
         kept = [layer.name for layer in holding if layer.read_only]
@@ -344,12 +349,23 @@ class LayerStack(Layer):
 
     def _forget(self, ref: Ref) -> None:
         """What we knew about `ref` and its ancestors is no longer true: a write may have made them appear."""
-        changes.note(ref)
+        self._close(ref)
         for stack in self._family:
             for each in ref.walk():
                 stack._holding.pop(each, None)
 
+    def opened(self, ref: Ref) -> dict[str, Any]:
+        return self._opened.setdefault(ref, Opened())
+
+    def _close(self, ref: Ref | None) -> None:
+        """An array that was replaced would go on being read with its old shape, and its missing chunks as zeros."""
+        for stack in self._family:
+            for each, opened in list(stack._opened.items()):
+                if ref is None or each.within(ref):
+                    opened.clear()
+
     def refresh(self, ref: Ref | None = None) -> None:
+        self._close(ref)
         for stack in self._family:
             stack._holding = (
                 {} if ref is None else {r: held for r, held in stack._holding.items() if not r.within(ref)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,6 @@ import numpy as np
 from copick.arrays import ArraySource, Selection, missing_array, open_array, source_error
 from copick.errors import CopickError, FormatError, LayerError, NotFoundError
 from copick.kinds import check_name
-from copick.layers.changes import changes
 from copick.models.entity import Entity
 
 if TYPE_CHECKING:
@@ -26,12 +26,16 @@ ALL = slice(None)
 
 
 class StoredArray(Entity):
-    """An entity whose data are OME-Zarr arrays. They stay open until something in this process changes them."""
+    """An entity whose data are OME-Zarr arrays. They stay open until something in this project changes them."""
 
     def __init__(self, parent: Any, meta: Any, config: Any = None) -> None:
         super().__init__(parent, meta, config)
-        self._arrays: dict[str, ArraySource] = {}
-        self._pid, self._seen = os.getpid(), changes.count
+        self._pid = os.getpid()
+
+    @cached_property
+    def _arrays(self) -> dict[str, ArraySource]:
+        """The levels that are open, by path."""
+        return self.layer.opened(self._ref)
 
     def zarr(self) -> MappingCalls:
         """The zarr store of the group, writable if the layer that serves it is. Also a mapping of keys to bytes."""
@@ -48,11 +52,11 @@ class StoredArray(Entity):
             NotFoundError: There is no such level; the text names those there are.
         """
         path = str(level).strip("/")
-        now = changes.count
-        if self._pid != os.getpid() or changes.since(self._ref, self._seen):  # handles do not survive a fork
-            self._arrays, self._pid = {}, os.getpid()
-        self._seen = now
-        if path not in self._arrays:
+        if self._pid != os.getpid():  # handles do not survive a fork
+            self._arrays.clear()
+            self._pid = os.getpid()
+        opened = self._arrays.get(path)
+        if opened is None:
             try:
                 for part in path.split("/"):
                     check_name(part, "level")
@@ -60,16 +64,15 @@ class StoredArray(Entity):
                 raise NotFoundError(
                     f"{self._ref} has no array {level!r}; levels are named '0', '1', ..."
                 ) from None
-            self._arrays[path] = open_array(self.layer.store(self._ref), path, str(self._ref))
-        return self._arrays[path]
+            opened = self._arrays[path] = open_array(self.layer.store(self._ref), path, str(self._ref))
+        return opened
 
     def _read(
         self, zarr_group: str, slices: Sequence[slice], out: npt.NDArray[Any] | None
     ) -> npt.NDArray[Any]:
         # Sampling calls this for each patch: no work here beyond one look-up.
-        if self._seen == changes.count and self._pid == os.getpid() and zarr_group in self._arrays:
-            return self._arrays[zarr_group].read(slices, out)
-        return self.array(zarr_group).read(slices, out)
+        opened = self._arrays.get(zarr_group) if self._pid == os.getpid() else None
+        return (self.array(zarr_group) if opened is None else opened).read(slices, out)
 
     def _write_region(self, data: npt.ArrayLike, zarr_group: str, slices: Sequence[slice]) -> None:
         """Overwrite a box of one level, where writes go; an array that is not there yet is first copied there."""
@@ -129,16 +132,18 @@ class StoredArray(Entity):
             self._written()
 
     def _written(self) -> None:
-        self._arrays = {}
+        self._arrays.clear()
         self._twins.clear()
 
     def refresh(self) -> None:
         """Forget what is known about it: its levels are opened again when they are next read."""
-        self._arrays = {}
+        self._arrays.clear()
         super().refresh()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_arrays": {}, "_pid": 0, "_seen": 0}
+        state = {**super().__getstate__(), "_pid": 0}
+        state.pop("_arrays", None)
+        return state
 
 
 class Volume(StoredArray):
