@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 DELAY_S = 1.0
 """Work that is done sooner shows nothing."""
+
+# A terminal shows one bar at a time: of works that go on at once, the first that takes a while.
+_terminal = threading.Lock()
 
 
 class Progress:
@@ -29,7 +33,12 @@ class Progress:
     def step(self, count: int = 1) -> None:
         """Say that `count` more steps are done."""
         self._done += count
-        if self._bar is None and sys.stderr.isatty() and time.monotonic() - self._start > DELAY_S:
+        if (
+            self._bar is None
+            and sys.stderr.isatty()
+            and time.monotonic() - self._start > DELAY_S
+            and _terminal.acquire(blocking=False)
+        ):
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -54,3 +63,4 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+            _terminal.release()
