@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from copick.errors import ConfigError, CopickError, FormatError, LayerError, NotFoundError
 from copick.kinds import CHILDREN, Kind, Ref, check_name, prefix_of
 from copick.layers.layer import Layer
-from copick.layers.places import LocalPlace, Place, RemotePlace
+from copick.layers.places import LocalPlace, Place, RemotePlace, hidden
 from copick.layers.protocols import filesystem_class
 from copick.util.urls import secrets_in, shown_url, without
 
@@ -170,9 +169,7 @@ class FilesystemLayer(Layer):
         # The group's own file answers with one request as a rule; a directory may take several.
         if self.place.has_file(f"{path}/.zgroup"):
             return True
-        return self.place.has_folder(path) and (
-            self.place.can_rename or not self.place.has_file(_partial_mark(path))
-        )
+        return self.place.has_folder(path) and not self._has_part(path)
 
     def create(self, ref: Ref) -> None:
         self.check_writable(ref)
@@ -185,6 +182,8 @@ class FilesystemLayer(Layer):
                 if each.kind.payload == "document":
                     self.place.write(path, b"")
                 else:
+                    if each.kind.payload == "array" and self._has_part(path):
+                        self._remove_part(path)
                     self.place.make_folder(path)
                     # A file inside makes directories exist on object stores, too.
                     is_array = each.kind.payload == "array"
@@ -201,7 +200,8 @@ class FilesystemLayer(Layer):
             *(self.path(kind.ref(meta, ref)) for kind in beside for meta in self.list(ref, kind)),
             self.path(ref),
         ]:
-            with self._asking(path):
+            whole = self._marked(path) if ref.kind.payload == "array" else contextlib.nullcontext()
+            with whole, self._asking(path):
                 self.place.remove(path)
 
     def load(self, ref: Ref) -> bytes:
@@ -219,54 +219,79 @@ class FilesystemLayer(Layer):
             self.place.write(path, document)
 
     def store(self, ref: Ref, *, write: bool = False) -> Store:
-        from copick.stores import VolumeStore
-
         if write:
             self.check_writable(ref)
         elif ref not in self._seen and not self.exists(ref):
             raise self._missing(ref)
         path = self.path(ref)
-        with self._asking(path):
-            store = self.place.store(path, read_only=not write)
-        return VolumeStore(store, f"layer {self.name!r}: {self._shown}/{path}", partial(self._failure, path))
+        return self._store(path, path, read_only=not write)
+
+    def _store(self, path: str, shown: str, *, read_only: bool) -> Store:
+        from copick.stores import VolumeStore
+
+        with self._asking(shown):
+            store = self.place.store(path, read_only=read_only)
+        return VolumeStore(
+            store, f"layer {self.name!r}: {self._shown}/{shown}", partial(self._failure, shown)
+        )
+
+    @contextlib.contextmanager
+    def writing(self, ref: Ref, *, keep: bool = False) -> Iterator[Store]:
+        self.check_writable(ref)
+        with super().writing(ref, keep=True) if keep else self._replacing(ref) as store:
+            yield store
 
     def adopt(self, ref: Ref, source: Store, *, replace: bool = True) -> None:
+        from copick.layers.transfer import copy_array, one_at_a_time
+
         self.check_writable(ref)
         path = self.path(ref)
-        folder, _, name = path.rpartition("/")
+        with one_at_a_time(f"{self.location}/{path}"):
+            if replace or not self.exists(ref):
+                with self._replacing(ref, replace) as store:
+                    copy_array(source, store, f"{path.rpartition('/')[2]} to {self.name}")
+
+    @contextlib.contextmanager
+    def _replacing(self, ref: Ref, replace: bool = True) -> Iterator[Store]:
+        """A store whose content is the array of `ref` once the block ends. If it fails, what was there stays."""
+        path = self.path(ref)
+        self._seen.discard(ref)
+        in_place = not self.place.can_rename and not self.exists(ref)
+        at = path if in_place else hidden(path, "tmp")
+        with self._marked(path) if in_place else contextlib.nullcontext():
+            try:
+                with self._asking(path):
+                    self.place.make_folder(at)
+                yield self._store(at, path, read_only=False)
+                if not in_place:
+                    with self._marked(path), self._asking(path):
+                        self.place.swap_in(at, path, replace)
+            except BaseException:
+                with contextlib.suppress(Exception):  # what failed first is what counts
+                    self._remove_part(path) if in_place else self.place.remove(at)
+                raise
+
+    @contextlib.contextmanager
+    def _marked(self, path: str) -> Iterator[None]:
+        """Where folders cannot be renamed: the array at `path` is not seen until the block has ended without an error."""
         if self.place.can_rename:
-            temporary = f"{folder}/.copick-{secrets.token_hex(8)}.tmp"
-            with self._asking(path):
-                try:
-                    self._copy(source, temporary, name)
-                    self.place.swap_in(temporary, path, replace)
-                except BaseException:
-                    with contextlib.suppress(Exception):  # what failed first is what counts
-                        self.place.remove(temporary)
-                    raise
-        else:
-            if not replace and self.exists(ref):
-                return
-            mark = _partial_mark(path)
-            with self._asking(path):
-                self.place.write(mark, b"")
-                if self.place.has_folder(path):
-                    self.place.remove(path)
-                try:
-                    self._copy(source, path, name)
-                except BaseException:  # the mark stays until nothing of the copy is left
-                    with contextlib.suppress(Exception):
-                        if self.place.has_folder(path):
-                            self.place.remove(path)
-                        self.place.remove(mark)
-                    raise
-                self.place.remove(mark)
+            yield
+            return
+        mark = _partial_mark(path)
+        with self._asking(path):
+            self.place.write(mark, b"")
+        yield
+        with self._asking(path), contextlib.suppress(FileNotFoundError):  # someone else finished the same
+            self.place.remove(mark)
 
-    def _copy(self, source: Store, path: str, name: str) -> None:
-        from copick.layers.transfer import copy_array
+    def _has_part(self, path: str) -> bool:
+        return not self.place.can_rename and self.place.has_file(_partial_mark(path))
 
-        self.place.make_folder(path)
-        copy_array(source, self.place.store(path, read_only=False), f"{name} to {self.name}")
+    def _remove_part(self, path: str) -> None:
+        """Remove what an interrupted copy left at `path`."""
+        if self.place.has_folder(path):
+            self.place.remove(path)
+        self.place.remove(_partial_mark(path))
 
     def files(self, ref: Ref | None) -> tuple[Any, str]:
         path = self.path(ref) if ref else ""

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import weakref
 from functools import partial
 from http import HTTPStatus
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zarr.abc.store import Store
+
+
+ROOT_DOCUMENTS = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
+"""What makes a folder an array group: written last and removed first, so that a part of one does not look whole."""
 
 
 class Entry(NamedTuple):
@@ -52,7 +57,9 @@ class Place(Protocol):
         """Replace the file in one step, making its directories."""
 
     def make_folder(self, path: str) -> None: ...
-    def remove(self, path: str) -> None: ...
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder and everything in it: in one step for who looks, if folders can be renamed."""
+
     def swap_in(self, temporary: str, path: str, replace: bool) -> None:
         """Rename the folder `temporary` to `path`, in place of what is there; unless `replace`, that stays."""
 
@@ -99,10 +106,8 @@ class LocalPlace:
 
     def write(self, path: str, content: bytes) -> None:
         target = self._at(path)
-        folder = os.path.dirname(target)
-        os.makedirs(folder, exist_ok=True)
-        # In the same directory, so that the rename is atomic; hidden, so that no listing shows it.
-        temporary = os.path.join(folder, f".copick-{secrets.token_hex(8)}.tmp")
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        temporary = hidden(target, "tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
             with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
@@ -117,13 +122,19 @@ class LocalPlace:
 
     def remove(self, path: str) -> None:
         target = self._at(path)
-        if os.path.isdir(target) and not os.path.islink(target):
-            shutil.rmtree(target)
-        else:
+        if not os.path.isdir(target) or os.path.islink(target):
             os.unlink(target)
+            return
+        old = hidden(target, "old")
+        os.rename(target, old)  # a part of it must not look like all of it, should this be interrupted
+        shutil.rmtree(old)
 
     def swap_in(self, temporary: str, path: str, replace: bool) -> None:
-        _swap(self._at(temporary), self._at(path), replace, os.rename, os.path.lexists, shutil.rmtree)
+        new, target = self._at(temporary), self._at(path)
+        if replace and exchange(new, target):
+            shutil.rmtree(new)
+        else:
+            _swap(new, target, replace, os.rename, os.path.lexists, shutil.rmtree)
 
     def store(self, path: str, read_only: bool) -> Store:
         from zarr.storage import LocalStore
@@ -252,8 +263,7 @@ class RemotePlace:
         target = self._at(path)
         self._make_parent(target)
         if self.protocol in _RENAMES:
-            folder = target.rpartition("/")[0]
-            temporary = f"{folder}/.copick-{secrets.token_hex(8)}.tmp"
+            temporary = hidden(target, "tmp")
             try:
                 self.fs.pipe_file(temporary, content)
                 self.fs.mv(temporary, target)
@@ -274,14 +284,50 @@ class RemotePlace:
         self.forget()
 
     def remove(self, path: str) -> None:
-        self.fs.rm(self._at(path), recursive=True)
+        self.forget()
+        target = self._at(path)
+        if self.protocol in OBJECT_STORES:
+            self._remove_keys(target)
+        else:
+            if self.protocol in _RENAMES and self.has_folder(path):
+                old = hidden(target, "old")
+                self.fs.mv(target, old)
+                target = old
+            self.fs.rm(target, recursive=True)
         self.forget()
 
     def swap_in(self, temporary: str, path: str, replace: bool) -> None:
         self.forget()
-        move, there = partial(self.fs.mv, recursive=True), self.fs.exists
-        _swap(self._at(temporary), self._at(path), replace, move, there, partial(self.fs.rm, recursive=True))
+        new, target = self._at(temporary), self._at(path)
+        if self.protocol in OBJECT_STORES:
+            self._move_keys(new, target)
+        else:
+            move, there = partial(self.fs.mv, recursive=True), self.fs.exists
+            _swap(new, target, replace, move, there, partial(self.fs.rm, recursive=True))
         self.forget()
+
+    def _remove_keys(self, target: str) -> None:
+        """Remove the keys under a prefix: first those without which the rest is no array."""
+        for names in reversed(self._keys(target)):
+            if names:
+                self.fs.rm(names)
+
+    def _move_keys(self, old: str, new: str) -> None:
+        """Replace the keys under the prefix `new` by those under `old`: last those that make them an array."""
+        if self.fs.exists(new):
+            self._remove_keys(new)
+        for names in self._keys(old):
+            if names:
+                self.fs.copy(names, [new + name.removeprefix(old) for name in names])
+        self._remove_keys(old)
+
+    def _keys(self, target: str) -> tuple[list[str], list[str]]:
+        """The keys under a prefix, or the one of that name: those of chunks and the like, and those that make it an array."""
+        names = [str(name) for name in self.fs.find(target)]
+        if not names:
+            raise FileNotFoundError(target)
+        roots = {f"{target}/{name}" for name in ROOT_DOCUMENTS}
+        return [name for name in names if name not in roots], [name for name in names if name in roots]
 
     def store(self, path: str, read_only: bool) -> Store:
         from zarr.storage import FsspecStore
@@ -344,25 +390,51 @@ def _swap(
     remove: Callable[[str], Any],
 ) -> None:
     """Put the folder `new` in the place of `target`. If that fails, what was there is there again."""
-    if not exists(target):
+    while True:
+        if not exists(target):
+            try:
+                rename(new, target)
+                return
+            except Exception:  # of any kind that a filesystem has
+                if not exists(target):
+                    raise
+        if not replace:  # someone else was first
+            remove(new)
+            return
+        old = hidden(target, "old")
+        try:
+            rename(target, old)
+        except Exception:
+            if exists(target):
+                raise
+            continue  # someone else moved it away
         try:
             rename(new, target)
-            return
-        except OSError:
+        except BaseException:
             if not exists(target):
+                rename(old, target)
                 raise
-    if not replace:  # someone else was first
-        remove(new)
+            remove(old)  # someone else has put theirs there; this one is later
+            continue
+        remove(old)
         return
-    folder = target.rpartition(os.sep if os.sep in target else "/")[0]
-    old = f"{folder}/.copick-{secrets.token_hex(8)}.old"
-    rename(target, old)
-    try:
-        rename(new, target)
-    except BaseException:
-        rename(old, target)
-        raise
-    remove(old)
+
+
+def exchange(one: str, other: str) -> bool:
+    """Let two folders of this machine change places in one step. False if there are not two, or that is not possible here."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    at_cwd, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), flag) == 0
+
+
+def hidden(path: str, suffix: str) -> str:
+    """A name in the same folder, so that renaming is atomic, that no listing shows and nobody else has."""
+    at = max(path.rfind("/"), path.rfind(os.sep)) + 1
+    return f"{path[:at]}.copick-{secrets.token_hex(8)}.{suffix}"
 
 
 _connected: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()

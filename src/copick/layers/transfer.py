@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from copick.errors import LayerError
 from copick.kinds import CHILDREN
+from copick.layers.places import ROOT_DOCUMENTS
 from copick.util.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from zarr.abc.store import Store
 
@@ -18,8 +25,8 @@ if TYPE_CHECKING:
 AT_ONCE = 8
 """Keys under way at a time. A chunk may take 67 MB."""
 
-_ROOT_DOCUMENTS = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
-"""What makes a folder an array group: copied last, so that a part of a copy does not look whole."""
+LOCK_TIMEOUT_S = 3600.0
+"""How long another process may copy an array before this one copies it, too."""
 
 
 def entities(layer: Layer, parent: Ref | None = None, *, folders: bool = True) -> Iterator[Ref]:
@@ -43,9 +50,12 @@ def copy_entity(ref: Ref, source: Layer, target: Layer) -> None:
 
 
 def copy_array(source: Store, target: Store, what: str) -> None:
-    """Copy every key of `source` into `target`; `what` names it in the progress bar.
+    """Copy every key of `source` into `target`, which then holds these and no others; `what` names it in the progress bar.
 
-    After an interrupt (Ctrl-C) it returns only when nothing is being written any more.
+    After a failure or an interrupt (Ctrl-C) it returns only when nothing is being written any more.
+
+    Raises:
+        LayerError: Something was removed while it was copied, from the one or the other.
     """
     import asyncio
 
@@ -54,31 +64,67 @@ def copy_array(source: Store, target: Store, what: str) -> None:
     stopped = False
 
     async def copy() -> None:
-        keys = sorted([key async for key in source.list()], key=lambda key: (key in _ROOT_DOCUMENTS, key))
-        chunks = iter([key for key in keys if key not in _ROOT_DOCUMENTS])
-        with Progress(f"copying {what}", len(keys)) as progress:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(AT_ONCE):
-                    group.create_task(copy_each(chunks, progress))
-            await copy_each(iter([key for key in keys if key in _ROOT_DOCUMENTS]), progress)
+        wanted = {key async for key in source.list()}
+        roots = wanted & ROOT_DOCUMENTS
+        with Progress(f"copying {what}", len(wanted)) as progress:
+            await copy_all(sorted(wanted - roots), progress)
+            await copy_all(sorted(roots), progress)
+        there = {key async for key in target.list()}
+        for key in there - wanted:  # left by an earlier attempt
+            await target.delete(key)
+        if (lost := wanted - there) and not stopped:
+            raise _changed(what, f"{len(lost)} of its {len(wanted)} files were removed at the target")
+
+    async def copy_all(keys: Iterable[str], progress: Progress) -> None:
+        rest = iter(keys)
+        # Not a task group: that would abandon what its other members are still writing, on other threads.
+        ended = await asyncio.gather(
+            *(copy_each(rest, progress) for _ in range(AT_ONCE)), return_exceptions=True
+        )
+        for error in ended:
+            if error is not None:
+                raise error
 
     async def copy_each(keys: Iterator[str], progress: Progress) -> None:
         from zarr.core.buffer import default_buffer_prototype
 
-        for key in keys:
-            if stopped:
-                return
-            data = await source.get(key, default_buffer_prototype())
-            if data is not None:
+        nonlocal stopped
+        try:
+            for key in keys:
+                if stopped:
+                    return
+                data = await source.get(key, default_buffer_prototype())
+                if data is None:
+                    raise _changed(what, f"its {key} was removed at the source")
                 await target.set(key, data)
-            progress.step()
+                progress.step()
+        except BaseException:
+            stopped = True
+            raise
 
     future = asyncio.run_coroutine_threadsafe(copy(), _get_loop())
     try:
         future.result()
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
     except BaseException:
         stopped = True
         future.exception()
         raise
+
+
+def _changed(what: str, how: str) -> LayerError:
+    return LayerError(f"copying {what} failed: {how} meanwhile; try again")
+
+
+@contextlib.contextmanager
+def one_at_a_time(place: str) -> Iterator[None]:
+    """Inside is one thread of one process at a time, for the same `place`: as far as locks work on this machine."""
+    from copick.cache.locks import RangeLocks
+
+    number = int.from_bytes(hashlib.sha256(place.encode()).digest()[:7], "big")
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    folder = Path(tempfile.gettempdir()) / f"copick-locks-{user}"
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            stack.enter_context(RangeLocks(folder).hold(number, LOCK_TIMEOUT_S))
+        yield
