@@ -321,7 +321,8 @@ class Folder(Entity):
     def description(self) -> str | None:
         """What people should know of it: from the highest layer that says something."""
         if not self._described and self.meta.description is None:
-            self.meta = self.meta.filled(self._stored_meta())
+            for name in self.sources:
+                self.meta = self.meta.filled(self._read_meta(self.layer.narrowed(name))[0])
             self._described = True
         described: str | None = self.meta.description
         return described
@@ -331,34 +332,37 @@ class Folder(Entity):
         self.meta.description = text
         self._described = True
 
-    def _stored_meta(self) -> Meta:
-        """What the layers' `.meta` files say together, higher layers first."""
-        found: Meta = type(self.meta)(**dict(zip(self.kind.identity, self._ref.values, strict=True)))
-        for name in self.sources:
-            try:
-                document = self.layer.narrowed(name).load(self._ref)
-                fields = json.loads(document)
-                found = found.filled(type(self.meta)(**{**fields, **found.model_dump(exclude_none=True)}))
-            except (
-                NotFoundError,
-                ValueError,
-                TypeError,
-            ):  # no file, the word "meta", or something else of 1.x
-                continue
-        return found
+    def _read_meta(self, layer: Layer) -> tuple[Meta, dict[str, Any]]:
+        """What the `.meta` file of a layer says: what we know of, and what else others wrote."""
+        named = dict(zip(self.kind.identity, self._ref.values, strict=True))
+        cls = type(self.meta)
+        try:
+            said = {**json.loads(layer.load(self._ref)), **named}
+            return cls(**said), {key: said[key] for key in said.keys() - cls.model_fields.keys()}
+        except (NotFoundError, ValueError, TypeError):  # no file, the word "meta", or something else of 1.x
+            return cls(**named), {}
 
     def _meta_for_twin(self) -> Any:
         return self.meta.model_copy(update={"description": None})
 
     def store(self) -> None:
         """Write what `meta` says to the `.meta` file, making the folder. Raises ReadOnlyError."""
+        _ = self.description  # what was not read yet would be lost
         self.layer.create(self._ref)
-        said = self.meta.model_dump(mode="json", exclude_none=True, exclude=set(self.kind.identity))
+        mine = self.meta.model_dump(mode="json", exclude_none=True, exclude=set(self.kind.identity))
+        said = {**self._read_meta(self.layer)[1], **mine}
         self.layer.save(self._ref, json.dumps(said).encode() if said else b"meta")
 
     def refresh(self) -> None:
         """Forget what was listed here and below, and the description."""
         super().refresh()
+        self._forget_description()
+
+    def _forget_below(self) -> None:
+        super()._forget_below()
+        self._forget_description()
+
+    def _forget_description(self) -> None:
         if self._described:
             self.meta.description, self._described = None, False
 

@@ -73,7 +73,6 @@ class CopickRun(Folder):
     def name(self, name: str) -> None:
         self.meta = CopickRunMeta.of(name=name)
         self._ref = RUN.ref(self.meta, None)
-        self._described = False
         self._forget_below()
         self.parent._forget_kind(RUN)
 
