@@ -185,6 +185,7 @@ def test_a_replaced_array_is_read_as_it_is_now(mine: CopickRun) -> None:
     for each in (tomogram, fresh, theirs):
         assert each.numpy().shape == VOLUME.shape
     fresh.from_numpy(VOLUME[:2] + 1)
+    theirs.refresh()  # of another project, as far as this one knows
     for each in (tomogram, fresh, theirs):
         assert np.array_equal(each.numpy(), VOLUME[:2] + 1)
         assert np.array_equal(each.patches([[0, 0, 0]], (2, 2, 2))[0], VOLUME[:2, :2, :2] + 1)
