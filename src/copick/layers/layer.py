@@ -129,8 +129,14 @@ class Layer(ABC):
         return [self.name] if self.exists(ref) else []
 
     def propagate(self, ref: Ref, names: str | Iterable[str]) -> builtins.list[str]:
-        """Copy `ref` as it is read now to each of these layers; the names of those that have it now."""
+        """Copy `ref` as it is read now to each of these layers; the names of those that have it now.
+
+        Raises:
+            NotFoundError: No layer holds it, or there is no layer of that name.
+        """
         self.narrowed(names)  # there is this layer alone
+        if not self.exists(ref):
+            raise NotFoundError(f"layer {self.name!r} has no {ref}")
         return [self.name]
 
     def flush(self) -> builtins.list[Ref]:

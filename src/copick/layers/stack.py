@@ -13,14 +13,16 @@ To change a part of an array that the target does not hold, the whole array is f
 
 from __future__ import annotations
 
+import json
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
 from copick.errors import CopickError, LayerError, NotFoundError, ReadOnlyError
+from copick.kinds import CHILDREN
 from copick.layers.layer import Layer
-from copick.layers.transfer import copy_entity, entities
+from copick.layers.transfer import copy_entity, entities, said
 
 if TYPE_CHECKING:
     import builtins
@@ -69,7 +71,8 @@ class LayerStack(Layer):
         self.default_write, self.strategy, self.pending = default_write, strategy, pending
         self.propagates = propagate
         self.read_only = all(layer.read_only for layer in self.layers)
-        self._holding: dict[Ref, tuple[Layer, ...]] = {}
+        # By parent and kind, because a listing replaces all that was known of it.
+        self._holding: dict[tuple[Ref | None, Kind], dict[Ref, tuple[Layer, ...]]] = {}
         self._opened: WeakValueDictionary[Ref, Opened] = WeakValueDictionary()
         self._narrowed: dict[tuple[str, ...], LayerStack] = {}
         # Stacks over the same layers: what one writes, all must forget.
@@ -144,19 +147,23 @@ class LayerStack(Layer):
                 ref = kind.ref(meta, parent)
                 merged[ref] = merged[ref].filled(meta) if ref in merged else meta
                 holding[ref] = (*holding.get(ref, ()), layer)
-        self._holding.update(holding)
+        self._holding[parent, kind] = holding
         return [merged[ref] for ref in sorted(merged, key=lambda ref: ref.values)]
 
+    def _known(self, ref: Ref) -> dict[Ref, tuple[Layer, ...]]:
+        """What is remembered of `ref` and its siblings."""
+        return self._holding.setdefault((ref.parent, ref.kind), {})
+
     def _layers_holding(self, ref: Ref) -> tuple[Layer, ...]:
-        held = self._holding.get(ref, ())
+        held = self._known(ref).get(ref, ())
         if not held:
             held = tuple(layer for layer in self.layers if layer.exists(ref))
             if held:  # an absence is not remembered: a store that is open may end it
-                self._holding[ref] = held
+                self._known(ref)[ref] = held
         return held
 
     def exists(self, ref: Ref) -> bool:
-        if self._holding.get(ref):
+        if ref in self._known(ref):
             return True
         # One layer that holds it is enough: the others are not asked, so nothing is remembered.
         return any(layer.exists(ref) for layer in self.layers)
@@ -169,7 +176,18 @@ class LayerStack(Layer):
         return [name for names in nested for name in names]
 
     def load(self, ref: Ref) -> bytes:
-        return self._from_highest(ref, lambda layer: layer.load(ref))
+        """The document of the highest layer; of a run or a voxel spacing what all of them say, the highest first."""
+        if ref.kind.payload != "folder":
+            return self._from_highest(ref, lambda layer: layer.load(ref))
+        found: builtins.list[bytes] = []
+        together: dict[str, Any] = {}
+        for layer in self._layers_holding(ref):
+            with suppress(NotFoundError):  # a folder without a document
+                found.append(layer.load(ref))
+                together = {**said(found[-1]), **together}
+        if not found:
+            raise self._missing(ref)
+        return json.dumps(together).encode() if together and together != said(found[0]) else found[0]
 
     def store(self, ref: Ref, *, write: bool = False) -> Store:
         if not write:
@@ -180,11 +198,11 @@ class LayerStack(Layer):
 
     def _from_highest(self, ref: Ref, ask: Callable[[Layer], T]) -> T:
         """Ask the layers from the top until one has it; those that were seen to hold it come first."""
-        for layer in self._holding.get(ref, ()):
+        for layer in self._known(ref).get(ref, ()):
             try:
                 return ask(layer)
             except NotFoundError:
-                self._holding.pop(ref, None)  # gone since the listing: ask them all
+                self._known(ref).pop(ref, None)  # gone since the listing: ask them all
                 break
         for at, layer in enumerate(self.layers):
             try:
@@ -192,9 +210,12 @@ class LayerStack(Layer):
             except NotFoundError:
                 continue
             if at == len(self.layers) - 1:
-                self._holding[ref] = (layer,)
+                self._known(ref)[ref] = (layer,)
             return found
-        raise NotFoundError(f"no layer has {ref}; asked {', '.join(self.names)}")
+        raise self._missing(ref)
+
+    def _missing(self, ref: Ref) -> NotFoundError:
+        return NotFoundError(f"no layer has {ref}; asked {', '.join(self.names)}")
 
     def original(self, ref: Ref) -> Store:
         return self._from_highest(ref, lambda layer: layer.original(ref))
@@ -202,16 +223,20 @@ class LayerStack(Layer):
     # Writes
 
     def create(self, ref: Ref) -> None:
-        with self._changing(ref) as target:
-            target.create(ref)
+        self._target(ref)  # where nothing can be written, that is said in any case
+        self._forget(ref)
+        if not self.exists(ref):  # an empty one would hide it
+            with self._changing(ref) as target:
+                target.create(ref)
 
     def save(self, ref: Ref, document: bytes) -> None:
         with self._changing(ref) as target:
             target.save(ref, document)
 
     def adopt(self, ref: Ref, source: Store, *, replace: bool = True) -> None:
-        with self._changing(ref) as target:
-            target.adopt(ref, source, replace=replace)
+        if replace or not self.exists(ref):
+            with self._changing(ref) as target:
+                target.adopt(ref, source, replace=replace)
 
     @contextmanager
     def writing(self, ref: Ref, *, keep: bool = False) -> Iterator[Store]:
@@ -273,11 +298,14 @@ class LayerStack(Layer):
         """
         if self.pending is None:
             return []
-        done, failed = [], []
-        for ref in [*entities(self.pending)]:
+        done: builtins.list[Ref] = []
+        failed: builtins.list[str] = []
+        # What is in a folder before the folder, which goes with the last of it.
+        for ref in reversed([*entities(self.pending, among=self)]):
             try:
-                self._pass_on(ref)
-                done.append(ref)
+                if self.pending.exists(ref):
+                    self._pass_on(ref)
+                done.insert(0, ref)
             except (CopickError, OSError) as error:
                 failed.append(f"{ref}: {error}")
         if failed:
@@ -293,14 +321,30 @@ class LayerStack(Layer):
         if target is None:
             raise ReadOnlyError(f"no layer below {self.pending.name!r} can be written")
         copy_entity(ref, self.pending, target)
-        for each in reversed([*ref.walk()]):  # folders stay while something in them is pending
-            if each.kind.payload == "folder" and any(
-                True for _ in entities(self.pending, each, folders=False)
-            ):
-                break
-            if self.pending.exists(each):
-                self.pending.delete(each)
+        if not self._is_waited_in(ref):
+            self.pending.delete(ref)
+            for folder in reversed([*ref.walk()][:-1]):  # made for what was in them
+                if folder.kind.payload == "folder" and self.pending.exists(folder):
+                    if self._is_waited_in(folder) or self._says_something(folder):
+                        break
+                    self.pending.delete(folder)
         self._forget(ref)
+
+    def _is_waited_in(self, folder: Ref) -> bool:
+        """Whether something in a pending folder still waits to be passed on; if that cannot be told, it does."""
+        assert self.pending is not None
+        try:
+            return any(True for _ in entities(self.pending, folder, among=self))
+        except (CopickError, OSError):
+            return True
+
+    def _says_something(self, folder: Ref) -> bool:
+        """Whether the document of a pending folder is a change of its own."""
+        assert self.pending is not None
+        try:
+            return bool(said(self.pending.load(folder)))
+        except NotFoundError:
+            return False
 
     def propagate(self, ref: Ref, names: str | Iterable[str]) -> builtins.list[str]:
         """Copy `ref` as it is read now to each of these layers; the names of those that have it now.
@@ -308,15 +352,14 @@ class LayerStack(Layer):
         Raises:
             LayerError: A layer could not take it and is as it was. The text says which could.
         """
+        targets = {name: self[name] for name in ([names] if isinstance(names, str) else names)}
+        if not (holders := self.holders(ref)):
+            raise self._missing(ref)
         done, failed = [], []
-        source = self._layers_holding(ref)
-        if not source:
-            raise NotFoundError(f"no layer has {ref}; asked {', '.join(self.names)}")
-        for name in [names] if isinstance(names, str) else names:
-            target = self[name]
+        for name, target in targets.items():
             try:
-                if target is not source[0]:
-                    copy_entity(ref, source[0], target)
+                if name != holders[0]:
+                    copy_entity(ref, self, target)
                 done.append(name)
             except (CopickError, OSError) as error:
                 failed.append(f"{name} ({error})")
@@ -332,43 +375,77 @@ class LayerStack(Layer):
         self._forget(ref)
         holding = self._layers_holding(ref)
         if not holding:
-            raise NotFoundError(f"no layer has {ref}; asked {', '.join(self.names)}")
+            raise self._missing(ref)
+        removed, kept, failed = [], [], []
         try:
-            for layer in holding:
-                if not layer.read_only:
-                    layer.delete(ref)
+            for layer, each in [*self._elsewhere(ref, holding), *((layer, ref) for layer in holding)]:
+                try:
+                    layer.delete(each)
+                    removed.append(layer.name)
+                except NotFoundError:  # someone else was faster
+                    pass
+                except ReadOnlyError:
+                    kept += layer.holders(each)
+                except (CopickError, OSError) as error:
+                    failed.append(f"{layer.name} ({error})")
         finally:
-            self._close(ref)
-            for stack in self._family:
+            for stack in self._relatives():
                 stack._holding.clear()
-        kept = [layer.name for layer in holding if layer.read_only]
+            self._close(ref)
+        done = f"was removed from {', '.join(removed)}" if removed else "was not removed"
+        if failed:
+            raise LayerError(f"{ref} {done}; this failed: {'; '.join(failed)}")
         if kept:
-            removed = [layer.name for layer in holding if not layer.read_only]
-            done = f"was removed from {', '.join(removed)}, but" if removed else "was not removed: it"
-            raise ReadOnlyError(f"{ref} {done} is still in layer(s) {', '.join(kept)}, which are read-only")
+            but = ", but" if removed else ": it"
+            raise ReadOnlyError(
+                f"{ref} {done}{but} is still in layer(s) {', '.join(kept)}, which are read-only"
+            )
+
+    def _elsewhere(self, ref: Ref, holding: Sequence[Layer]) -> builtins.list[tuple[Layer, Ref]]:
+        """What belongs to `ref` and lies in layers that can be written, but do not hold `ref` itself."""
+        if all(layer.read_only for layer in holding):
+            return []  # it stays, and so does that
+        beside = [kind for kind in CHILDREN.get(ref.kind, ()) if kind.beside]
+        children = [kind.ref(meta, ref) for kind in beside for meta in self.list(ref, kind)]
+        return [
+            (layer, child)
+            for child in children
+            for layer in self._layers_holding(child)
+            if layer not in holding and not layer.read_only
+        ]
+
+    def _relatives(self) -> Iterator[LayerStack]:
+        """The stacks over the same layers, and those inside of them."""
+        for stack in self._family:
+            yield stack
+            for layer in stack.layers:
+                if isinstance(layer, LayerStack):
+                    yield from layer._relatives()
 
     def _forget(self, ref: Ref) -> None:
         """What we knew about `ref` and its ancestors is no longer true: a write may have made them appear."""
         self._close(ref)
-        for stack in self._family:
+        for stack in self._relatives():
             for each in ref.walk():
-                stack._holding.pop(each, None)
+                stack._known(each).pop(each, None)
 
     def opened(self, ref: Ref) -> dict[str, Any]:
         return self._opened.setdefault(ref, Opened())
 
     def _close(self, ref: Ref | None) -> None:
         """An array that was replaced would go on being read with its old shape, and its missing chunks as zeros."""
-        for stack in self._family:
+        for stack in self._relatives():
             for each, opened in list(stack._opened.items()):
                 if ref is None or each.within(ref):
                     opened.clear()
 
     def refresh(self, ref: Ref | None = None) -> None:
         self._close(ref)
-        for stack in self._family:
-            stack._holding = (
-                {} if ref is None else {r: held for r, held in stack._holding.items() if not r.within(ref)}
-            )
+        for stack in self._relatives():
+            if ref is None:
+                stack._holding = {}
+            for known in stack._holding.values():
+                for each in [each for each in known if ref and each.within(ref)]:
+                    del known[each]
         for layer in self.layers:
             layer.refresh(ref)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from copick.errors import LayerError
+from copick.errors import LayerError, NotFoundError
 from copick.kinds import CHILDREN
 from copick.layers.places import ROOT_DOCUMENTS
 from copick.util.progress import Progress
@@ -29,24 +30,48 @@ LOCK_TIMEOUT_S = 3600.0
 """How long another process may copy an array before this one copies it, too."""
 
 
-def entities(layer: Layer, parent: Ref | None = None, *, folders: bool = True) -> Iterator[Ref]:
-    """Everything a layer holds under `parent`, parents first. `folders`: runs and voxel spacings, too."""
+def entities(
+    layer: Layer, parent: Ref | None = None, *, folders: bool = True, among: Layer | None = None
+) -> Iterator[Ref]:
+    """Everything a layer holds under `parent`, parents first.
+
+    Args:
+        folders: Runs and voxel spacings, too.
+        among: Also what lies beside entities that this layer holds and `layer` itself does not: features whose
+            tomogram is elsewhere.
+    """
     for kind in CHILDREN.get(parent.kind if parent else None, ()):
-        for meta in layer.list(parent, kind):
+        view = among if among and any(below.beside for below in CHILDREN.get(kind, ())) else layer
+        for meta in view.list(parent, kind):
             ref = kind.ref(meta, parent)
-            if folders or kind.payload != "folder":
+            if (folders or kind.payload != "folder") and (view is layer or layer.exists(ref)):
                 yield ref
-            yield from entities(layer, ref, folders=folders)
+            yield from entities(layer, ref, folders=folders, among=among)
 
 
 def copy_entity(ref: Ref, source: Layer, target: Layer) -> None:
-    """Copy one entity, without what is below it, in one step. What `target` had of it is replaced."""
+    """Copy one entity, without what is below it, in one step. What `target` had of it is replaced.
+
+    A run or a voxel spacing of which nothing is said is only made.
+    """
     if ref.kind.payload == "array":
         target.adopt(ref, source.original(ref))
-    else:
-        if ref.kind.payload == "folder":
-            target.create(ref)
+    elif ref.kind.payload == "document":
         target.save(ref, source.load(ref))
+    else:
+        target.create(ref)
+        with contextlib.suppress(NotFoundError):
+            if said(document := source.load(ref)):
+                target.save(ref, document)
+
+
+def said(document: bytes) -> dict[str, Any]:
+    """What the document of a run or a voxel spacing says; often it is but a word, so that there is a file."""
+    try:
+        fields = json.loads(document)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def copy_array(source: Store, target: Store, what: str) -> None:
