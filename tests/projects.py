@@ -6,17 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 
 import copick
 from copick.config import CopickConfigFS
 from copick.layers.filesystem import FilesystemLayer
-from copick.testing.layers import mask, picks, tomogram
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from copick.layers.layer import Layer
     from copick.models import CopickRoot, CopickRun, CopickTomogram
 
 OBJECTS = [
@@ -78,11 +75,3 @@ def tomogram_of(root: CopickRoot, tomo_type: str = "wbp") -> CopickTomogram:
 
 def files(root: object, name: str = "files", **fields: Any) -> FilesystemLayer:
     return FilesystemLayer(CopickConfigFS(root=str(root), **fields), name)
-
-
-def fill(layer: Layer) -> None:
-    """What `ReadOnlyLayerTests` expects to find."""
-    layer.save(picks, b"[1]")
-    layer.create(mask)
-    zarr.create_group(layer.store(tomogram, write=True), zarr_format=2, overwrite=True)
-    zarr.create_array(layer.store(tomogram, write=True), name="0", data=np.ones((2, 2, 2)), zarr_format=2)
