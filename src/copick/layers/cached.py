@@ -6,8 +6,12 @@ parent and forget what was remembered of the entity.
 
 from __future__ import annotations
 
+import glob
 import logging
+import os
+import secrets
 import time
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +24,7 @@ from copick.kinds import CHILDREN
 from copick.layers.layer import Layer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from zarr.abc.store import Store
@@ -29,6 +34,9 @@ if TYPE_CHECKING:
     from copick.meta import Meta
 
 logger = logging.getLogger("copick.cache")
+
+_ASKED = ".asked-"
+"""In the name of a file whose answer is awaited."""
 
 
 def open_cache(config: CopickConfigCache) -> CacheManager | None:
@@ -82,8 +90,9 @@ class CachedLayer(Layer):
                 return [kind.meta(**item) for item in remembered["items"]]
             except (ValidationError, KeyError, TypeError):  # of another version
                 pass
-        found = self.parent.list(parent, kind)
-        self._remember(file, {"items": [meta.model_dump(mode="json", exclude_unset=True) for meta in found]})
+        with self._learning(file) as remember:
+            found = self.parent.list(parent, kind)
+            remember({"items": [meta.model_dump(mode="json", exclude_unset=True) for meta in found]})
         return found
 
     def exists(self, ref: Ref) -> bool:
@@ -94,8 +103,9 @@ class CachedLayer(Layer):
         remembered = self._remembered(file)
         if remembered is not None:
             return str(remembered["text"]).encode("latin-1")
-        document = self.parent.load(ref)
-        self._remember(file, {"text": document.decode("latin-1")})
+        with self._learning(file) as remember:
+            document = self.parent.load(ref)
+            remember({"text": document.decode("latin-1")})
         return document
 
     def _listing_file(self, parent: Ref | None, kind: Kind) -> Path:
@@ -112,11 +122,35 @@ class CachedLayer(Layer):
         fresh = not self.manager.max_age or 0 <= time.time() - document["time"] < self.manager.max_age
         return document if fresh else None
 
-    def _remember(self, file: Path, what: dict[str, Any]) -> None:
+    @contextmanager
+    def _learning(self, file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """Yields what remembers the answer to a question asked in the block, unless a write made it old meanwhile.
+
+        A file is made before the question and renamed after it; who writes removes it in between.
+        """
+        asked = file.with_name(f"{file.name}{_ASKED}{secrets.token_hex(8)}")
+
+        def remember(what: dict[str, Any]) -> None:
+            data = info.seal(self._origin.mark({"time": time.time(), **what}))
+            try:
+                with open(os.open(asked, os.O_WRONLY | info.BINARY), "wb") as opened:
+                    opened.write(data)
+                os.replace(asked, file)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                self.manager.failed("metadata", error)
+
         try:
-            info.write(file, info.seal(self._origin.mark({"time": time.time(), **what})))
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(asked, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         except OSError as error:
             self.manager.failed("metadata", error)
+        try:
+            yield remember
+        finally:
+            with suppress(OSError):
+                asked.unlink(missing_ok=True)
 
     # Arrays
 
@@ -140,26 +174,40 @@ class CachedLayer(Layer):
     def original(self, ref: Ref) -> Store:
         return self.parent.original(ref)
 
-    # Writes
+    # Writes: what is remembered is forgotten also if they fail, for something may have changed
+
+    @contextmanager
+    def writing(self, ref: Ref, *, keep: bool = False) -> Iterator[Store]:
+        from copick.stores import WatchedStore
+
+        with self._changing(ref), self.parent.writing(ref, keep=keep) as store:
+            yield WatchedStore(store, lambda: self._forget(ref))
 
     def adopt(self, ref: Ref, source: Store, *, replace: bool = True) -> None:
-        self.parent.adopt(ref, source, replace=replace)
-        self._forget(ref)
+        with self._changing(ref):
+            self.parent.adopt(ref, source, replace=replace)
 
     def create(self, ref: Ref) -> None:
-        self.parent.create(ref)
-        self._forget(ref)
+        with self._changing(ref):
+            self.parent.create(ref)
+
+    def save(self, ref: Ref, document: bytes) -> None:
+        with self._changing(ref):
+            self.parent.save(ref, document)
 
     def delete(self, ref: Ref) -> None:
         beside = [kind for kind in CHILDREN.get(ref.kind, ()) if kind.beside]  # not in its folder
         below = [kind.ref(meta, ref) for kind in beside for meta in self.list(ref, kind)]
-        self.parent.delete(ref)
-        for each in (*below, ref):
-            self._forget(each)
+        with self._changing(ref, *below):
+            self.parent.delete(ref)
 
-    def save(self, ref: Ref, document: bytes) -> None:
-        self.parent.save(ref, document)
-        self._forget(ref)
+    @contextmanager
+    def _changing(self, *refs: Ref) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for ref in refs:
+                self._forget(ref)
 
     def refresh(self, ref: Ref | None = None) -> None:
         """Forget the listings and documents at and below `ref`, and the array that `ref` itself is. Other arrays stay."""
@@ -167,11 +215,10 @@ class CachedLayer(Layer):
         try:
             if ref is not None and ref.kind.payload == "array":
                 self.manager.discard(folder)
-            for file in folder.rglob(f"{info.FILE}.*"):
-                file.unlink(missing_ok=True)
+            _unlink(folder.rglob(f"{info.FILE}.*"))
             if ref is not None:
-                self._document_file(ref).unlink(missing_ok=True)
-                self._listing_file(ref.parent, ref.kind).unlink(missing_ok=True)
+                _unlink(_with_asked(self._document_file(ref)))
+                _unlink(_with_asked(self._listing_file(ref.parent, ref.kind)))
         except OSError as error:
             self.manager.failed("refresh", error)
         self.parent.refresh(ref)
@@ -180,11 +227,26 @@ class CachedLayer(Layer):
         """Everything remembered of `ref`, and that its parents did or did not have it."""
         try:
             self.manager.discard(self.folder(ref))
-            self._document_file(ref).unlink(missing_ok=True)
+            _unlink(_with_asked(self._document_file(ref)))
             for each in ref.walk():
-                self._listing_file(each.parent, each.kind).unlink(missing_ok=True)
+                _unlink(_with_asked(self._listing_file(each.parent, each.kind)))
         except OSError as error:
             self.manager.failed("invalidate", error)
+
+
+def _with_asked(file: Path) -> Iterator[Path]:
+    """The file of a remembered answer, and those of questions that are being asked."""
+    yield from file.parent.glob(f"{glob.escape(file.name)}{_ASKED}*")
+    yield file
+
+
+def _unlink(files: Iterable[Path]) -> None:
+    """Remove the files of answers and questions: the questions first, else one could be answered meanwhile."""
+    found = {*files}
+    asked = {file for file in found if _ASKED in file.name}
+    answers = {file.with_name(file.name.partition(_ASKED)[0]) for file in asked} | found - asked
+    for file in (*asked, *answers):
+        file.unlink(missing_ok=True)
 
 
 def _reopened(parent: Layer, config: CopickConfigCache) -> Layer:
