@@ -125,7 +125,7 @@ def test_misnamed_files_are_skipped_with_one_line(
     kind: Kind, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "copick"):
-        assert kind.parse(name, "some/folder") is None
+        assert kind.parse(name, f"some/folder/{name}") is None
     assert len(caplog.records) == 1
     assert f"some/folder/{name}" in caplog.text
 

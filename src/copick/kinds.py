@@ -94,8 +94,8 @@ class Kind:
         """
         return _file_name(self, values)
 
-    def parse(self, file_name: str, folder: str = "") -> Meta | None:
-        """What a file name stands for; None (and a line in the log) if it stands for nothing of this kind."""
+    def parse(self, file_name: str, where: str = "") -> Meta | None:
+        """What a file name stands for; None if it stands for nothing of this kind, and a line in the log that says `where`."""
         match = self.pattern.fullmatch(file_name)
         if match is not None:
             fields: dict[str, Any] = match.groupdict()
@@ -104,7 +104,7 @@ class Kind:
                 return self.meta(**fields, **self.fixed)
             except ValidationError:
                 pass
-        logger.warning("skipped %r: not a %s name (%s)", f"{folder}/{file_name}", self.label, self.template)
+        logger.warning("skipped %r: no name of %s (%s)", where or file_name, self.label, self.template)
         return None
 
     def hides(self, file_name: str) -> bool:

@@ -114,7 +114,7 @@ def parse_segmentation_store_name(store_name: str, directory: str = "Segmentatio
     if directory not in kinds:
         raise ValueError(f"no segmentations lie in {directory!r}; use one of {', '.join(kinds)}")
     file_name = store_name.removesuffix(".zarr") + ".zarr"
-    meta = kinds[directory].parse(file_name, directory)
+    meta = kinds[directory].parse(file_name, f"{directory}/{file_name}")
     return None if meta is None else meta.model_dump()
 
 
@@ -137,7 +137,7 @@ def list_segmentation_stores(fs: Any, run_path: str) -> list[dict[str, Any]]:
             for entry in entries
             if entry["type"] == "directory" or (entry["type"] != "file" and fs.isdir(entry["name"]))
         )
-        metas = (kind.parse(name, kind.folder) for name in names if not kind.hides(name))
+        metas = (kind.parse(name, f"{kind.folder}/{name}") for name in names if not kind.hides(name))
         found += [meta.model_dump() for meta in metas if meta is not None]
     return found
 
