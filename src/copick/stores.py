@@ -127,17 +127,14 @@ class MappingStore(MappingCalls, WrapperStore[Any]):
         return f"<MappingStore of {self.where or self._store}>"
 
     @contextlib.contextmanager
-    def _asking(self, key: str) -> Iterator[None]:
+    def _asking(self, key: str, write: bool = False) -> Iterator[None]:
         try:
             yield
-        except (
-            CopickError,
-            FileNotFoundError,
-            NotADirectoryError,
-        ):  # zarr takes the latter two for an absence
+        except CopickError:
             raise
         except Exception as error:
-            if self._explain is None:
+            absent = isinstance(error, FileNotFoundError | NotADirectoryError) and not write
+            if self._explain is None or absent:  # zarr knows what an absence means
                 raise
             raise self._explain(key, error) from error
 
@@ -174,15 +171,15 @@ class MappingStore(MappingCalls, WrapperStore[Any]):
             return bool(await self._store.exists(key))
 
     async def set(self, key: str, value: Buffer) -> None:
-        with self._asking(key):
+        with self._asking(key, write=True):
             await self._store.set(key, value)
 
     def set_sync(self, key: str, value: Buffer) -> None:
-        with self._asking(key):
+        with self._asking(key, write=True):
             super().set_sync(key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        with self._asking(key):
+        with self._asking(key, write=True):
             await self._store.set_if_not_exists(key, value)
 
     async def delete(self, key: str) -> None:

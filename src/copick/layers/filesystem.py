@@ -218,6 +218,7 @@ class FilesystemLayer(Layer):
             try:
                 return self.place.read(path)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                self._check_root()
                 raise self._missing(ref) from None
 
     def save(self, ref: Ref, document: bytes) -> None:
