@@ -306,6 +306,8 @@ def test_links_that_lead_elsewhere_are_ignored(monkeypatch: pytest.MonkeyPatch) 
     ]  # fmt: skip
 
     class Page:
+        async_impl = False
+
         def ls(self, path: str, detail: bool) -> list[dict[str, str]]:
             return [{"name": link, "type": "directory" if link.endswith("/") else "file"} for link in links]
 

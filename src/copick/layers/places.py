@@ -15,12 +15,13 @@ import secrets
 import shutil
 import sys
 import weakref
-from functools import partial
+from functools import cached_property, partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
+from copick.layers.ahead import Ahead, Entry, FoldersAhead, StoreAhead
 from copick.layers.protocols import OBJECT_STORES, filesystem_class, with_timeouts
 from copick.util.urls import local_path
 
@@ -34,11 +35,6 @@ ROOT_DOCUMENTS = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
 """What makes a folder an array group: written last and removed first, so that a part of one does not look whole."""
 
 
-class Entry(NamedTuple):
-    name: str
-    is_folder: bool
-
-
 class Place(Protocol):
     """A tree of files."""
 
@@ -50,6 +46,9 @@ class Place(Protocol):
         ...
 
     def entries(self, path: str) -> list[Entry]: ...
+    def known(self, path: str) -> list[Entry] | None:
+        """What `entries` would say if that is known already; else None. Raises FileNotFoundError."""
+
     def has_file(self, path: str) -> bool: ...
     def has_folder(self, path: str) -> bool: ...
     def read(self, path: str) -> bytes: ...
@@ -70,8 +69,8 @@ class Place(Protocol):
     def address(self, path: str) -> tuple[Any, str]:
         """The fsspec filesystem, and what `path` is called there."""
 
-    def forget(self) -> None:
-        """Drop listings that were remembered."""
+    def forget(self, path: str = "") -> None:
+        """Drop what was remembered of a path and below."""
 
     def reconnect(self) -> None:
         """Drop the connection; the next request opens another."""
@@ -94,6 +93,9 @@ class LocalPlace:
     def entries(self, path: str) -> list[Entry]:
         with os.scandir(self._at(path)) as found:
             return [Entry(entry.name, entry.is_dir()) for entry in found]
+
+    def known(self, path: str) -> list[Entry] | None:
+        return None
 
     def has_file(self, path: str) -> bool:
         return os.path.isfile(self._at(path))
@@ -157,7 +159,7 @@ class LocalPlace:
 
         return fsspec.filesystem("file", auto_mkdir=True), self._at(path)
 
-    def forget(self) -> None:
+    def forget(self, path: str = "") -> None:
         pass
 
     def reconnect(self) -> None:
@@ -185,7 +187,14 @@ class RemotePlace:
         self._open: tuple[int, Any, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": None}
+        return {key: value for key, value in self.__dict__.items() if key != "_ahead"} | {"_open": None}
+
+    @cached_property
+    def _ahead(self) -> Ahead | None:
+        """What lists many folders faster than one by one; None where requests must not overlap."""
+        if self.protocol in {"s3", "s3a"} and not self.fs.version_aware:
+            return StoreAhead(self)
+        return FoldersAhead(self) if self.fs.async_impl else None
 
     @property
     def can_rename(self) -> bool:
@@ -220,15 +229,45 @@ class RemotePlace:
         return f"{self.root}/{path}" if path else self.root
 
     def entries(self, path: str) -> list[Entry]:
+        return self._ahead.entries(path) if self._ahead else self.ask(path)
+
+    def known(self, path: str) -> list[Entry] | None:
+        return self._ahead.known(path) if self._ahead else None
+
+    def ask(self, path: str) -> list[Entry]:
+        """What a folder holds, by a request of its own."""
         folder = self._at(path)
-        listed = self.fs.ls(folder + "/" if self.is_http else folder, detail=True)
+        return self._entries(path, self.fs.ls(folder + "/" if self.is_http else folder, detail=True))
+
+    def ask_together(self, paths: list[str]) -> dict[str, list[Entry] | None]:
+        """What folders hold; None for those that are not there. Those that could not be asked are missing."""
+        from fsspec.asyn import sync
+
+        fs, folders = self.fs, [self._at(path) + "/" * self.is_http for path in paths]
+
+        async def answers() -> list[Any]:
+            return await asyncio.gather(*map(partial(fs._ls, detail=True), folders), return_exceptions=True)
+
+        found: dict[str, list[Entry] | None] = {}
+        for path, answer in zip(paths, sync(fs.loop, answers), strict=True):
+            try:
+                if not isinstance(answer, BaseException):
+                    found[path] = self._entries(path, answer)
+                elif isinstance(answer, FileNotFoundError):
+                    found[path] = None
+            except NotADirectoryError:
+                found[path] = None
+        return found
+
+    def _entries(self, path: str, listed: list[dict[str, Any]]) -> list[Entry]:
+        folder = self._at(path)
         found = []
         for item in listed:
             full, is_folder = str(item["name"]), item["type"] == "directory"
             name = _name_in(full, folder) if self.is_http else full.rstrip("/").rpartition("/")[2]
             if item["type"] == "link":  # what counts is what it points to, as in a local directory
                 is_folder = self.has_folder(f"{path}/{name}" if path else name)
-            if name:
+            if name and full != f"{folder}/":  # that key of an object store stands for the folder itself
                 found.append(Entry(name, is_folder))
         if len(listed) == 1 and str(listed[0]["name"]) == folder and listed[0]["type"] == "file":
             raise NotADirectoryError(folder)  # most filesystems list a file as itself
@@ -273,7 +312,7 @@ class RemotePlace:
                 raise
         else:
             self.fs.pipe_file(target, content)
-        self.forget()
+        self.forget(path)
 
     def _make_parent(self, target: str) -> None:
         if self.protocol not in OBJECT_STORES:  # these have no directories to make
@@ -281,10 +320,10 @@ class RemotePlace:
 
     def make_folder(self, path: str) -> None:
         self._make_parent(self._at(path) + "/")
-        self.forget()
+        self.forget(path)
 
     def remove(self, path: str) -> None:
-        self.forget()
+        self.forget(path)
         target = self._at(path)
         if self.protocol in OBJECT_STORES:
             self._remove_keys(target)
@@ -294,17 +333,17 @@ class RemotePlace:
                 self.fs.mv(target, old)
                 target = old
             self.fs.rm(target, recursive=True)
-        self.forget()
+        self.forget(path)
 
     def swap_in(self, temporary: str, path: str, replace: bool) -> None:
-        self.forget()
+        self.forget(path)
         new, target = self._at(temporary), self._at(path)
         if self.protocol in OBJECT_STORES:
             self._move_keys(new, target)
         else:
             move, there = partial(self.fs.mv, recursive=True), self.fs.exists
             _swap(new, target, replace, move, there, partial(self.fs.rm, recursive=True))
-        self.forget()
+        self.forget(path)
 
     def _remove_keys(self, target: str) -> None:
         """Remove the keys under a prefix: first those without which the rest is no array."""
@@ -338,6 +377,8 @@ class RemotePlace:
             from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
             fs = AsyncFileSystemWrapper(self.fs, asynchronous=True)
+        if self._ahead and not read_only:
+            self._ahead.is_written(path)
         return FsspecStore(fs, read_only=read_only, path=self._at(path))
 
     def missing_root(self, read_only: bool) -> str | None:
@@ -363,11 +404,15 @@ class RemotePlace:
         return True
 
     def address(self, path: str) -> tuple[Any, str]:
+        if self._ahead:
+            self._ahead.is_written(path)
         return self.fs, self._at(path)
 
-    def forget(self) -> None:
+    def forget(self, path: str = "") -> None:
         if self._open is not None:
             self.fs.invalidate_cache()
+            if self._ahead:
+                self._ahead.forget(path)
 
     def reconnect(self) -> None:
         self._open = None
