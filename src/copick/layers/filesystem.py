@@ -102,22 +102,30 @@ class FilesystemLayer(Layer):
         partial_copies = {name.removeprefix(PARTIAL) for name, _ in entries if name.startswith(PARTIAL)}
         found: dict[Ref, Meta] = {}
         for name, is_folder in sorted(entries):
-            if is_folder == (kind.payload == "document") or not name.startswith(prefix) or kind.hides(name):
+            if not name.startswith(prefix) or kind.hides(name) or name in partial_copies:
                 continue
-            own = name.removeprefix(prefix)
-            if name not in partial_copies and (meta := self._parsed(kind, own, folder)) is not None:
+            if (meta := self._parsed(kind, name, prefix, is_folder, folder)) is not None:
                 self._note(kind.ref(meta, parent), meta, name, folder, found)
         if not self.is_local:
             self._seen.update(found)
         return [found[ref] for ref in sorted(found, key=lambda ref: ref.values)]
 
-    def _parsed(self, kind: Kind, name: str, folder: str) -> Meta | None:
+    def _parsed(self, kind: Kind, name: str, prefix: str, is_folder: bool, folder: str) -> Meta | None:
+        """What an entry stands for; None, and a line in the log, if it is none of this kind."""
+        if is_folder == (kind.payload == "document"):
+            what = "a directory, not a file" if is_folder else "a file, not a directory"
+            level = logging.WARNING if kind.ignores else logging.INFO  # a run may have any name
+            logger.log(level, "skipped %r: it is %s (%s)", self._full(folder, name), what, kind.label)
+            return None
         try:
             check_name(name, "file name")
         except FormatError as error:
             logger.warning("skipped a file in layer %r, %s: %s", self.name, folder, error)
             return None
-        return kind.parse(name, f"{self._shown}/{folder}")
+        return kind.parse(name.removeprefix(prefix), self._full(folder, name))
+
+    def _full(self, folder: str, name: str) -> str:
+        return "/".join(filter(None, (self._shown, folder, name)))
 
     def _note(self, ref: Ref, meta: Meta, name: str, folder: str, found: dict[Ref, Meta]) -> None:
         """Add to a listing. Of two names for one entity ("VoxelSpacing10", "VoxelSpacing10.000") ours wins."""
@@ -216,6 +224,7 @@ class FilesystemLayer(Layer):
             try:
                 return self.place.read(path)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                self._check_root()
                 raise self._missing(ref) from None
 
     def save(self, ref: Ref, document: bytes) -> None:
