@@ -262,6 +262,7 @@ class FilesystemLayer(Layer):
         self.check_writable(ref)
         path = self.path(ref)
         with one_at_a_time(f"{self.location}/{path}"):
+            self.place.forget(path)  # someone else may have been first
             if replace or not self.exists(ref):
                 with self._replacing(ref, replace) as store:
                     copy_array(source, store, f"{path.rpartition('/')[2]} to {self.name}")
