@@ -1,13 +1,23 @@
-"""The command group, and the one place where errors become a line of text and an exit code."""
+"""The command line: its groups, and the one place where errors become a line of text and an exit code."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
+from copick.cli import add_object, add_picks  # noqa: F401 (commands of `copick add`)
+from copick.cli.add import add
+from copick.cli.config import config_group
 from copick.cli.demo import demo
+from copick.cli.ext import load_plugin_commands, plugin_entries
+from copick.cli.grouped_cli import GroupedCommandGroup
+from copick.cli.info import info
+from copick.cli.manage import cp, mv, rm
+from copick.cli.new import new
+from copick.cli.stats import stats
+from copick.cli.sync import sync
 from copick.errors import CopickError
 
 if TYPE_CHECKING:
@@ -15,8 +25,22 @@ if TYPE_CHECKING:
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
+COMMAND_CATEGORIES = {
+    "Data Management": ["add", "cp", "export", "mv", "new", "rm", "sync"],
+    "Data Processing": ["convert", "inference", "logical", "process", "training", "evaluation"],
+    "Utilities": ["browse", "cache", "config", "demo", "deposit", "download", "info", "setup", "stats"],
+}
+"""The sections of `copick --help`, and the commands in each, of copick and of plugins."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+G = TypeVar("G", bound=click.Group)
+
+
+@click.group(
+    cls=GroupedCommandGroup,
+    command_categories=COMMAND_CATEGORIES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+)
 @click.version_option(package_name="copick")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -25,7 +49,44 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-cli.add_command(demo)
+def _plugin_group(name: str, help: str) -> GroupedCommandGroup:
+    return GroupedCommandGroup(name, help=help, plugins=name)
+
+
+inference = _plugin_group("inference", "Run models on tomograms.")
+training = _plugin_group("training", "Train models.")
+evaluation = _plugin_group("evaluation", "Compare predictions with what is known.")
+process = _plugin_group("process", "Process what a project holds.")
+convert = _plugin_group("convert", "Make one kind of annotation from another.")
+logical = _plugin_group("logical", "Combine annotations: unions, intersections, selections.")
+setup = _plugin_group("setup", "Set up what other programs need.")
+download = _plugin_group("download", "Download data.")
+
+_PLUGIN_GROUPS = (inference, training, evaluation, process, convert, logical, setup, download)
+
+
+def add_core_commands(cmd: G) -> G:
+    """Add copick's own commands to a group."""
+    for command in (add, config_group, cp, demo, info, mv, new, rm, stats, sync):
+        cmd.add_command(command)
+    return cmd
+
+
+def add_plugin_commands(cmd: G) -> G:
+    """Add the commands of plugins to a group. Commands that it has are not replaced."""
+    if isinstance(cmd, GroupedCommandGroup):
+        for group in _PLUGIN_GROUPS:
+            cmd.add_command(group)
+        cmd.plugins = "main"  # they are loaded when they are needed
+        return cmd
+    found = [command for command, _ in load_plugin_commands("main")]
+    for command in (*found, *(group for group in _PLUGIN_GROUPS if plugin_entries(group.name or ""))):
+        if command.name not in cmd.commands:
+            cmd.add_command(command)
+    return cmd
+
+
+add_plugin_commands(add_core_commands(cli))
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
@@ -35,6 +96,9 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted")
         sys.exit(INTERRUPTED)
+    except getattr(click.exceptions, "NoArgsIsHelpError", ()) as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(USAGE)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "copick"
         _complain(f"{error.format_message().rstrip('.')} (see {command} --help)")

@@ -56,6 +56,7 @@ __all__ = [
     "add_voxelspacing",
     "get_or_create_run",
     "get_or_create_voxelspacing",
+    "read_volume",
 ]
 
 File: TypeAlias = "str | os.PathLike[str]"
@@ -172,7 +173,7 @@ def add_tomogram_from_file(
         FileNotFoundError: There is no such file.
         FormatError: It cannot be read, or states no voxel size (also a ValueError).
     """
-    volume, size = _read_volume(file_path, file_type, voxel_spacing)
+    volume, size = read_volume(file_path, file_type, voxel_spacing)
     return add_tomogram(
         root,
         run_name,
@@ -305,7 +306,7 @@ def add_segmentation_from_file(
         ValueError: The file cannot be read or states no voxel size, the project has no such object, or a value
             is no label.
     """
-    volume, size = _read_volume(file_path, file_type, voxel_spacing)
+    volume, size = read_volume(file_path, file_type, voxel_spacing)
     rank = 4 if panoptic else 3
     if volume.ndim != rank:
         axes = "(2, z, y, x)" if panoptic else "(z, y, x)"
@@ -325,10 +326,14 @@ def add_segmentation_from_file(
     return said(log, segmentation)
 
 
-def _read_volume(
+def read_volume(
     path: File, file_type: str | None, voxel_spacing: float | None
 ) -> tuple[npt.NDArray[Any], float]:
-    """A file's voxels, and their size: the one given, else the file's own."""
+    """A file's voxels, and their size in ångström: the one given, else the file's own.
+
+    Raises:
+        FormatError: The file cannot be read, or states no voxel size.
+    """
     from copick.util.path_util import get_data_from_file, get_format_from_extension
 
     name = os.fspath(path)

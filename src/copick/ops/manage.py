@@ -256,7 +256,6 @@ def _check_uris(verb: str, object_type: str, source_uri: str, target_uri: str) -
     """Raises ValueError for what can be known to be wrong before any run is looked at."""
     if object_type not in _PARTS:
         raise ValueError(f"cannot {verb} {object_type!r}; use one of {', '.join(_PARTS)}")
-    source = parse_copick_uri(source_uri, object_type)
     target = parse_copick_uri(target_uri, object_type)
     if target["pattern_type"] == "regex" or any(_is_pattern(target[part]) for part in _PARTS[object_type]):
         missing = [part for part in _PARTS[object_type] if target[part] in ("", "*")]
@@ -272,10 +271,14 @@ def _check_uris(verb: str, object_type: str, source_uri: str, target_uri: str) -
     spacing = target.get("voxel_spacing", "1")
     if not _PLACEHOLDER.search(spacing) and not _is_number(spacing):
         raise ValueError(f"the target {target_uri!r}: {spacing!r} is no voxel size in ångström")
-    pattern = source["pattern_type"] == "regex" or any(
-        _is_pattern(source[part]) for part in _PARTS[object_type]
-    )
-    _check_placeholders(pattern, source_uri, target_uri)
+    _check_placeholders(is_pattern(source_uri, object_type), source_uri, target_uri)
+
+
+def is_pattern(uri: str, object_type: str) -> bool:
+    """Whether a URI may name several things in one run. Raises ValueError if it is no URI of that type."""
+    parsed = parse_copick_uri(uri, object_type)
+    parts = [value for key, value in parsed.items() if key not in ("object_type", "pattern_type", *_FLAGS)]
+    return parsed["pattern_type"] == "regex" or any(map(_is_pattern, parts))
 
 
 def _is_number(text: str) -> bool:

@@ -250,7 +250,7 @@ _POSITIONS = {"rlnCoordinateX", "rlnCenteredCoordinateXAngst"}
 
 def read_relion_particles(path: str | os.PathLike[str]) -> RelionParticles:
     """The particles in a STAR file of RELION. Raises FileNotFoundError, FormatError or ImportError."""
-    tables = _tables(os.fspath(path))
+    tables = relion_tables(os.fspath(path))
     for name, table in tables.items():
         if _POSITIONS & {*table.columns} and name != "optics":
             return RelionParticles(table, tables.get("optics"))
@@ -260,7 +260,7 @@ def read_relion_particles(path: str | os.PathLike[str]) -> RelionParticles:
 def read_relion_tomograms(path: str | os.PathLike[str]) -> dict[str, RelionTomogram]:
     """What a tomograms.star says, by tomogram. Raises FileNotFoundError, FormatError or ImportError."""
     sizes = [f"rlnTomoSize{axis}" for axis in "XYZ"]
-    for table in _tables(os.fspath(path)).values():
+    for table in relion_tables(os.fspath(path)).values():
         if {_NAME, _PIXEL_SIZE} <= {*table.columns}:
             found = {}
             for _, row in table.iterrows():
@@ -272,7 +272,8 @@ def read_relion_tomograms(path: str | os.PathLike[str]) -> dict[str, RelionTomog
     raise FormatError(f"{path}: no table in it has {_NAME} and {_PIXEL_SIZE}")
 
 
-def _tables(path: str) -> dict[str, pd.DataFrame]:
+def relion_tables(path: str) -> dict[str, pd.DataFrame]:
+    """The tables of a STAR file by name. Raises FileNotFoundError, FormatError or ImportError."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path!r}")
     starfile = library("starfile")

@@ -1,0 +1,66 @@
+"""What copick's own commands share: a project to work on, and failures as one line of text."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from copick.errors import CopickError
+from copick.util.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from copick.models import CopickRoot
+
+
+class CoreCommand(click.Command):
+    """Says in one line what went wrong; with --debug also where."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        get_logger("copick", debug=bool(ctx.params.get("debug")))
+        try:
+            return super().invoke(ctx)
+        except (CopickError, OSError, ValueError, ImportError) as error:
+            if ctx.params.get("debug"):
+                logging.getLogger(__name__).debug("failed", exc_info=error)
+            raise click.ClickException(str(error) or type(error).__name__) from error
+
+
+class CoreGroup(click.Group):
+    """A group of such commands."""
+
+    command_class = CoreCommand
+
+
+def command(name: str | None = None) -> Callable[[Callable[..., Any]], CoreCommand]:
+    """Make a command of a function."""
+    return click.command(name, cls=CoreCommand)
+
+
+def group(name: str | None = None) -> Callable[[Callable[..., Any]], CoreGroup]:
+    """Make a group of commands of a function."""
+    return click.group(name, cls=CoreGroup)
+
+
+def project(config: str | None) -> CopickRoot:
+    """The project of a command. Raises UsageError if none is named, or ConfigError."""
+    if config is None:
+        raise click.UsageError("name the project: --config FILE, or COPICK_CONFIG in the environment")
+    from copick import from_file
+
+    return from_file(config)
+
+
+def finish(done: str, errors: Iterable[str]) -> None:
+    """End a command that did `done`: fail if there were errors, which are shown."""
+    failed = list(errors)
+    for line in failed:
+        click.secho(" ".join(line.split()), fg="red", err=True)
+    click.echo(done)
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} of them could not be done" if len(failed) > 1 else "one failed"
+        )

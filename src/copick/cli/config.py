@@ -1,0 +1,72 @@
+"""`copick config`: write config files."""
+
+from __future__ import annotations
+
+import click
+
+from copick.cli import util
+from copick.cli.base import group
+
+
+@group("config")
+def config_group() -> None:
+    """Create and manage config files."""
+
+
+@config_group.command()
+@click.option(
+    "--overlay-root", type=click.Path(), required=True, help="Where the project's data are: a path or URL."
+)
+@click.option(
+    "--objects",
+    multiple=True,
+    metavar="NAME,IS_PARTICLE[,RADIUS][,PDB_ID]",
+    help="An object to look for; repeat it for more. Labels are given in this order, from 1.",
+)
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False),
+    default="config.json",
+    show_default=True,
+    help="The file to write.",
+)
+@click.option("--proj-name", default="project", show_default=True, help="What the project is called.")
+@click.option("--proj-description", default="", help="What it is about.")
+@util.add_debug_option
+def filesystem(
+    overlay_root: str,
+    objects: tuple[str, ...],
+    config: str,
+    proj_name: str,
+    proj_description: str,
+    debug: bool,
+) -> None:
+    """Write the config of a project in a directory.
+
+    \b
+    copick config filesystem --overlay-root /data/project --objects membrane,False --objects apoferritin,True,60,4V1W
+    """
+    from copick import new_config
+
+    items = [_object(text, label) for label, text in enumerate(objects, 1)]
+    new_config(config, overlay_root, proj_name, proj_description, items)
+    click.echo(f"Wrote {config}.")
+
+
+def _object(text: str, label: int) -> dict[str, object]:
+    """An object from NAME,IS_PARTICLE[,RADIUS][,PDB_ID]. Raises UsageError."""
+    parts = [part.strip() for part in text.split(",")]
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if not 2 <= len(parts) <= 4 or parts[1].lower() not in known:
+        raise click.UsageError(
+            f"--objects {text!r}: expected NAME,True or NAME,False, then a radius and a PDB id"
+        )
+    found: dict[str, object] = {"name": parts[0], "is_particle": known[parts[1].lower()], "label": label}
+    if len(parts) > 2 and parts[2]:
+        try:
+            found["radius"] = float(parts[2])
+        except ValueError:
+            raise click.UsageError(f"--objects {text!r}: {parts[2]!r} is no radius in ångström") from None
+    if len(parts) > 3 and parts[3]:
+        found["pdb_id"] = parts[3]
+    return found
