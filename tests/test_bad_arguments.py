@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from copick.errors import CopickError, FormatError, NotFoundError
+from copick.errors import ConfigError, CopickError, FormatError, NotFoundError
+from copick.layers.transfer import entities
 from projects import WBP, alone, archived, tomogram_of
+from support.trees import content
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from copick.kinds import Ref
+    from copick.models import CopickRoot, CopickRun
 
 CACHES = pytest.mark.parametrize("cached", [False, True], ids=["plain", "cached"])
 
@@ -120,49 +125,100 @@ def test_arguments_of_writes(tmp_path: Path) -> None:
 # Names
 
 NAMES = {
-    "separator": "a/b",
-    "backslash": "a\\b",
+    "separator": "a1/b",
+    "absolute": "/a2/x",
+    "backslash": "a3\\b",
     "parent": "..",
+    "above": "../../a4",
+    "inside": "a5/../../y",
     "NUL": "\0",
-    "line end": "a\nb",
-    "300 bytes": "é" * 150,
+    "NUL inside": "a6\0b",
+    "line end": "a7\nb",
+    "escape": "a8\x1b[31mb",
+    "DEL": "a9\x7f",
+    "300 bytes": "x" * 300,
+    "300 bytes of two each": "é" * 150,
     "half a character": "a\ud800",
     "empty": "",
     "blank": " ",
+    "blanks": " \t\u00a0 ",
     "hidden": ".x",
+    "only what is replaced": "_/:",
+}
+CREATORS: dict[str, Callable[[CopickRun, str], Any]] = {
+    "run": lambda run, name: run.root.new_run(name),
+    "described run": lambda run, name: run.root.create_run(name, "x"),
+    "object": lambda run, name: run.root.new_object(name, True).ensure(create=True),
+    "tomogram": lambda run, name: run.voxel_spacings[0].new_tomogram(name),
+    "features": lambda run, name: run.voxel_spacings[0].tomograms[0].new_features(name),
+    "picks, session": lambda run, name: run.new_picks("ribosome", name),
+    "picks, user": lambda run, name: run.new_picks("ribosome", "1", name),
+    "picks, object": lambda run, name: run.new_picks(name, "1"),
+    "mesh, session": lambda run, name: run.new_mesh("ribosome", name),
+    "mesh, user": lambda run, name: run.new_mesh("ribosome", "1", name),
+    "filaments, session": lambda run, name: run.new_filaments("ribosome", name),
+    "filaments, user": lambda run, name: run.new_filaments("ribosome", "1", name),
+    "binary, session": lambda run, name: run.new_segmentation(10, "membrane", name),
+    "binary, user": lambda run, name: run.new_segmentation(10, "membrane", "1", user_id=name),
+    "binary, name": lambda run, name: run.new_segmentation(10, name, "1"),
+    "multilabel, name": lambda run, name: run.new_segmentation(10, name, "1", True),
+    "instance, session": lambda run, name: run.new_segmentation(10, "membrane", name, is_instance=True),
+    "panoptic, name": lambda run, name: run.new_segmentation(10, name, "1", is_panoptic=True),
 }
 
 
-@pytest.mark.parametrize("case", NAMES)
-def test_names(case: str, tmp_path: Path) -> None:
+def small(tmp_path: Path) -> CopickRun:
+    """A run with a tomogram, in a project that has directories above it."""
+    run = alone(tmp_path / "p/project").new_run("r")
+    run.new_voxel_spacing(10).new_tomogram("wbp")
+    return run
+
+
+def listed(root: CopickRoot) -> set[Ref]:
+    """What somebody finds in it who opens it now."""
+    return {*entities(alone(root.root_overlay).layer)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("creator", CREATORS)
+def test_names(creator: str, tmp_path: Path) -> None:
     """Refused, or made usable with a warning; never a file outside the project, nor one that is not listed again."""
-    name = NAMES[case]
-    root = alone(tmp_path / "p/project")
-    run = root.new_run("r")
-    spacing = run.new_voxel_spacing(10)
-    with pytest.raises(FormatError, match="cannot be"):
-        root.new_run(name)
-    assert root.get_run(name) is None
-    assert spacing.get_tomogram(name) is None
-    assert run.get_picks(session_id=name) == []
-    makers: list[Callable[[], Any]] = [
-        lambda: spacing.new_tomogram(name),
-        lambda: run.new_picks("ribosome", name),
-        lambda: run.new_picks("ribosome", "1", name),
-        lambda: run.new_segmentation(10, name, "1", is_multilabel=True),
-    ]
-    for make in makers:
+    run = small(tmp_path)
+    for name in NAMES.values():
+        before = content(tmp_path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # "the name ... was changed to ..."
             try:
-                made = make()
-            except FormatError:
-                continue
-        root.refresh()
-        assert made.ref in {entity.ref for entity in (*run.picks, *run.segmentations, *spacing.tomograms)}
-    assert [path.name for path in (tmp_path / "p").iterdir()] == ["project"]
-    with pytest.raises(NotFoundError, match="there is no layer"):
-        root.get_run("r", layers=name)
+                made = CREATORS[creator](run, name)
+            except (FormatError, ConfigError) as error:
+                said = str(error)
+            else:
+                said = ""
+        if said:
+            assert not {"\0", "\x1b", "\n"} & {*said}
+            assert content(tmp_path) == before
+            continue
+        assert made is True or made.ref in listed(run.root)
+        assert before.items() <= content(tmp_path).items()
+        assert [path.name for path in (tmp_path / "p").iterdir()] == ["project"]
+
+
+def test_names_that_are_looked_for(tmp_path: Path) -> None:
+    run = small(tmp_path)
+    root, spacing = run.root, run.voxel_spacings[0]
+    before = content(tmp_path)
+    for name in NAMES.values():
+        assert root.get_run(name) is None
+        assert root.get_object(name) is None
+        assert spacing.get_tomogram(name) is None
+        assert spacing.get_tomograms(name) == []
+        assert spacing.tomograms[0].get_features(name) is None
+        assert (
+            run.get_picks(name, name, name) == run.get_meshes(name) == run.get_filaments(user_id=name) == []
+        )
+        assert run.get_segmentations(name=name, session_id=[name]) == []
+        with pytest.raises(NotFoundError, match=r"there is no layer|no layer is named"):
+            root.get_run("r", layers=name)
+    assert content(tmp_path) == before
 
 
 def test_what_is_no_name(tmp_path: Path) -> None:
@@ -174,20 +230,128 @@ def test_what_is_no_name(tmp_path: Path) -> None:
             root.get_run(bad)  # type: ignore[arg-type]
         with pytest.raises(FormatError, match=rf"tomo_type {bad}: expected a valid string"):
             spacing.get_tomogram(bad)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match=rf"a name must be a string, not \w+ {bad}"):
-            run.new_picks("ribosome", bad)  # type: ignore[arg-type]
+        for make in (run.new_picks, run.new_mesh, run.new_filaments):
+            with pytest.raises(TypeError, match=rf"a name must be a string, not \w+ {bad}"):
+                make("ribosome", bad)
     with pytest.raises(TypeError, match="layers= takes a name or names of layers, not 3"):
         root.get_run("r", layers=3)  # type: ignore[arg-type]
     with pytest.raises(FormatError, match=r"name 'a_b': .*try 'a-b'"):
         root.new_object("a_b", True)
 
 
-@pytest.mark.parametrize("size", [0, -1, float("nan"), float("inf"), 0.0001, "x", 10**400])
+@pytest.mark.parametrize(
+    "size", [0, -1, -0.0, float("nan"), float("inf"), -float("inf"), 0.0001, "x", "", b"x", 10**400]
+)
 def test_voxel_sizes(size: Any, tmp_path: Path) -> None:
-    run = alone(tmp_path).new_run("r")
+    run = small(tmp_path)
+    before = content(tmp_path)
     assert run.get_voxel_spacing(size) is None
     assert run.get_segmentations(voxel_size=size) == []
-    for make in (run.new_voxel_spacing, lambda size: run.new_segmentation(size, "membrane", "1")):
+    with pytest.raises(ValueError, match="has no voxel spacing"):
+        run.delete_voxel_spacings(size)
+    for make in (
+        run.new_voxel_spacing,
+        lambda size: run.new_segmentation(size, "membrane", "1"),
+        lambda size: run.new_segmentation(size, "cell", "1", is_panoptic=True),
+    ):
         with pytest.raises(FormatError, match=r"voxel.size .*: expected") as caught:
             make(size)
         assert isinstance(caught.value, CopickError)
+        assert len(str(caught.value)) < 200
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("size", [None, [], {}, object()])
+def test_what_is_no_voxel_size(size: Any, tmp_path: Path) -> None:
+    run = small(tmp_path)
+    for ask in (run.new_voxel_spacing, run.get_voxel_spacing):
+        with pytest.raises((TypeError, ValueError), match=r"voxel.size|float\(\)"):
+            ask(size)
+    assert len(run.query_voxelspacings()) == 1
+
+
+# Regions of volumes
+
+REGIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "another shape": (
+        {"data": np.ones((2, 3, 4))},
+        ValueError,
+        r"the region has the shape \(4, 4, 4\), the data \(2, 3, 4\)",
+    ),
+    "too few axes": ({"data": np.ones((4, 4))}, ValueError, "the region has the shape"),
+    "too many axes": ({"data": np.ones((1, 4, 4, 4))}, ValueError, "the region has the shape"),
+    "shape of another box": (
+        {"data": np.ones((4, 4, 4)), "x": slice(0, 2)},
+        ValueError,
+        r"the region has the shape \(4, 4, 2\)",
+    ),
+    "text": ({"data": np.full((4, 4, 4), "a")}, ValueError, "cannot become float32"),
+    "complex": ({"data": np.ones((4, 4, 4)) * 1j}, ValueError, "cannot become float32"),
+    "nothing": ({"data": None}, ValueError, "object data cannot become float32"),
+    "overflow": ({"data": np.full((4, 4, 4), 1e300)}, ValueError, "up to 1e\\+300 do not fit float32"),
+    "int": ({"data": 1, "x": 3}, TypeError, "a slice is needed, not int 3"),
+    "list": ({"data": 1, "z": [1]}, TypeError, "a slice is needed, not list"),
+    "step 0": ({"data": 1, "z": slice(0, 2, 0)}, ValueError, "slice step cannot be zero"),
+    "level": ({"data": 1, "zarr_group": "5"}, NotFoundError, "has no array '5'; it has 0"),
+    "no level": ({"data": 1, "zarr_group": ""}, NotFoundError, "has no array ''"),
+    "level outside": ({"data": 1, "zarr_group": "../wbp.zarr/0"}, NotFoundError, "has no array"),
+    "level with NUL": ({"data": 1, "zarr_group": "\0"}, NotFoundError, "has no array"),
+    "an axis too much": ({"data": 1, "w": slice(0, 1)}, TypeError, "unexpected keyword argument 'w'"),
+}
+
+
+@pytest.mark.parametrize("case", REGIONS)
+def test_regions(case: str, tmp_path: Path) -> None:
+    arguments, error, problem = REGIONS[case]
+    run = small(tmp_path)
+    tomogram, ribosome = run.voxel_spacings[0].tomograms[0], run.root.get_object("ribosome")
+    assert ribosome is not None
+    data = np.arange(64, dtype=np.float32).reshape(4, 4, 4)
+    tomogram.from_numpy(data, levels=1)
+    ribosome.from_numpy(data, 10)
+    before = content(tmp_path)
+    for volume in (tomogram, ribosome):
+        with pytest.raises(error, match=problem) as caught:
+            volume.set_region(**arguments)
+        if error is not TypeError and "step" not in problem:  # what NumPy says of slices names nothing
+            assert volume.ref.file_name.removesuffix(".zarr") in str(caught.value)
+        assert np.array_equal(volume.numpy(), data)
+    assert content(tmp_path) == before
+
+
+def test_regions_of_what_is_not_there(tmp_path: Path) -> None:
+    run = small(tmp_path)
+    tomogram = run.voxel_spacings[0].tomograms[0]
+    with pytest.raises(NotFoundError, match="it has no arrays"):
+        tomogram.set_region(1)
+    tomogram.delete()
+    before = content(tmp_path)
+    with pytest.raises(NotFoundError, match=r"no layer has tomogram 'r/10\.000/wbp'"):
+        tomogram.set_region(1)
+    assert content(tmp_path) == before
+
+
+def test_numbers_that_do_not_fit_the_type_asked_for(tmp_path: Path) -> None:
+    tomogram = small(tmp_path).voxel_spacings[0].tomograms[0]
+    tomogram.from_numpy(np.ones((2, 2, 2)), levels=1)
+    before = content(tmp_path)
+    for value, dtype in (
+        (1e39, np.float32),
+        (-1e300, np.float32),
+        (65_520.0, np.float16),
+        (np.uint16(65_535), np.float16),
+        (128, np.int8),
+        (-1, np.uint8),
+        (2.0**31, np.int32),
+        (np.nan, np.int16),
+        (np.inf, np.int16),
+        (1, "S1"),
+        (1, complex),
+    ):
+        with pytest.raises(ValueError, match=r"tomogram 'r/10\.000/wbp': .*(fit|real numbers)"):
+            tomogram.from_numpy(np.full((2, 2, 2), value), dtype=dtype)
+        assert content(tmp_path) == before
+    tomogram.from_numpy(np.array([[[np.nan, np.inf, -np.inf]]]), levels=1)
+    assert np.isnan(tomogram.numpy()[0, 0, 0])
+    tomogram.from_numpy(np.full((2, 2, 2), 2.75), dtype=np.int8)
+    assert (tomogram.numpy() == 2).all()

@@ -18,3 +18,8 @@ def state(folder: Path) -> State:
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "directory"
         found[str(path.relative_to(folder))] = (path.stat().st_mtime_ns, content)
     return found
+
+
+def content(folder: Path) -> dict[str, str]:
+    """What is in each file and directory below `folder`, whenever it was written."""
+    return {path: content for path, (_, content) in state(folder).items()}

@@ -51,21 +51,24 @@ class StoredArray(Entity):
         Raises:
             NotFoundError: There is no such level; the text names those there are.
         """
-        path = str(level).strip("/")
+        path = _level(level)
         if self._pid != os.getpid():  # handles do not survive a fork
             self._arrays.clear()
             self._pid = os.getpid()
         opened = self._arrays.get(path)
         if opened is None:
-            try:
-                for part in path.split("/"):
-                    check_name(part, "level")
-            except FormatError:
-                raise NotFoundError(
-                    f"{self._ref} has no array {level!r}; levels are named '0', '1', ..."
-                ) from None
+            self._check_level(path)
             opened = self._arrays[path] = open_array(self.layer.store(self._ref), path, str(self._ref))
         return opened
+
+    def _check_level(self, path: str) -> None:
+        try:
+            for part in path.split("/"):
+                check_name(part, "level")
+        except FormatError:
+            raise NotFoundError(
+                f"{self._ref} has no array {path!r}; levels are named '0', '1', ..."
+            ) from None
 
     def _read(
         self, zarr_group: str, slices: Sequence[slice], out: npt.NDArray[Any] | None
@@ -80,7 +83,8 @@ class StoredArray(Entity):
 
         from copick.ome import exact_cast
 
-        level, what = str(zarr_group), f"{self._ref}, level {zarr_group}"
+        level, what = _level(zarr_group), f"{self._ref}, level {zarr_group}"
+        self._check_level(level)
         with self.layer.writing(self._ref, keep=True) as store:
             try:
                 target: Any = zarr.open_array(store, path=level, mode="r+")
@@ -204,6 +208,10 @@ class Volume(StoredArray):
             ReadOnlyError: No layer can be written.
         """
         self._write_region(data, zarr_group, (z, y, x))
+
+
+def _level(zarr_group: str | int) -> str:
+    return str(zarr_group).strip("/")
 
 
 @contextmanager
