@@ -7,9 +7,12 @@ raised, and its text says what failed, where (layer and path), and what to do. B
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import zarr
 
@@ -22,8 +25,10 @@ from copick.errors import (
     MissingConfigError,
     NotFoundError,
 )
+from copick.layers.transfer import entities
 from copick.testing.http_server import Fault, FolderServer
-from projects import V3, WBP, archived, run_of, tomogram_of
+from projects import V3, WBP, alone, archived, run_of, tomogram_of
+from support.trees import content
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -289,8 +294,8 @@ def test_damaged_metadata(file: str, cached: bool, archive: Path, tmp_path: Path
         }
         damages[name] = json.dumps(changed).encode()
     array = file.rpartition("/")[0]
-    for name, content in damages.items():
-        path.write_bytes(content)
+    for name, damage in damages.items():
+        path.write_bytes(damage)
         opened = archived(tmp_path / f"{name}-{cached}", archive, cached)
         read = tomogram_of(opened, array.rpartition("/")[0].rpartition("/")[2].removesuffix(".zarr")).numpy
         with pytest.raises(
@@ -306,8 +311,8 @@ def test_damaged_chunks(cached: bool, archive: Path, tmp_path: Path) -> None:
     for file in (f"{WBP}/0/0/0/0", f"{V3}/0/c/0/0/0"):
         path = archive / file
         whole = path.read_bytes()
-        for name, content in {"half": whole[: len(whole) // 2], "empty": b"", "garbage": b"x" * 100}.items():
-            path.write_bytes(content)
+        for name, damage in {"half": whole[: len(whole) // 2], "empty": b"", "garbage": b"x" * 100}.items():
+            path.write_bytes(damage)
             read = tomogram_of(
                 archived(tmp_path / f"{name}-{'c/0' in file}", archive, cached),
                 "v3" if "c/0" in file else "wbp",
@@ -317,12 +322,258 @@ def test_damaged_chunks(cached: bool, archive: Path, tmp_path: Path) -> None:
                     work()
 
 
-def test_picks_that_are_none(archive: Path, tmp_path: Path) -> None:
-    path = archive / "ExperimentRuns/TS_1/Picks/tool_0_ribosome.json"
-    for content in (*GARBAGE.values(), b'{"points": 3}'):
-        path.write_bytes(content)
-        with pytest.raises(FormatError, match=r"picks 'TS_1/ribosome_tool_0' in layer 'archive' is not a picks document"):
-            _ = run_of(archived(tmp_path, archive, False)).picks[0].points
+DOCUMENTS = {
+    "picks": ("tool_0_ribosome.json", "Picks", lambda run: run.picks[0].points),
+    "filaments": ("tool_0_ribosome.json", "Filaments", lambda run: run.filaments[0].filaments),
+    "mesh": ("tool_0_ribosome.glb", "Meshes", lambda run: run.meshes[0].mesh),
+}
+
+
+@CACHES
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_documents_that_are_none(kind: str, cached: bool, archive: Path, tmp_path: Path) -> None:
+    name, folder, read = DOCUMENTS[kind]
+    path = archive / "ExperimentRuns/TS_1" / folder / name
+    path.parent.mkdir(exist_ok=True)
+    more = [b'{"points": 3}', b'{"filaments": [1]}', b"glTF", b"glTF" + bytes(100)]
+    for at, damaged in enumerate([*GARBAGE.values(), *more]):
+        path.write_bytes(damaged)
+        before = content(archive)
+        opened = archived(tmp_path / str(at), archive, cached)
+        what = {"mesh": "binary glTF"}.get(kind, f"a {kind} document")
+        with pytest.raises(
+            FormatError, match=rf"{kind} 'TS_1/ribosome_tool_0' in layer 'archive' is not {what}"
+        ) as caught:
+            read(run_of(opened))
+        assert isinstance(caught.value, ValueError)
+        # What cannot be read is not overwritten by chance, and can be replaced on purpose.
+        assert content(archive) == before
+
+
+@pytest.mark.parametrize("kind", ["picks", "filaments"])
+def test_documents_that_say_they_are_others(
+    kind: str, archive: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file name is what they are found, stored and deleted by. The log tells, once."""
+    fields = {"pickable_object_name": "membrane", "user_id": "theirs", "session_id": "9", "run_name": "TS_7"}
+    folder = archive / "ExperimentRuns/TS_1" / kind.capitalize()
+    folder.mkdir(exist_ok=True)
+    (folder / "tool_0_ribosome.json").write_text(json.dumps(fields))
+    run = run_of(archived(tmp_path, archive, False))
+    (item,) = getattr(run, kind)
+    assert caplog.records == []
+    _ = item.load(), item.instance_ids(), item.load()
+    (told,) = caplog.messages
+    assert "tool_0" in told
+    assert "in layer 'archive'" in told
+    assert "the document says ['membrane', 'theirs', '9']; its file name counts" in told
+    assert (item.pickable_object_name, item.user_id, item.session_id) == ("ribosome", "tool", "0")
+    assert (item.meta.user_id, item.meta.run_name) == ("theirs", "TS_7")
+    assert getattr(run, f"get_{kind}")("ribosome", "tool", "0") == [item]
+    assert getattr(run, f"get_{kind}")(user_id="theirs") == []
+    assert item.color == (0, 117, 220, 255)
+    item.store()
+    stored = tmp_path / "work/ExperimentRuns/TS_1" / kind.capitalize()
+    assert [path.name for path in stored.iterdir()] == ["tool_0_ribosome.json"]
+    assert json.loads((stored / "tool_0_ribosome.json").read_text())["user_id"] == "theirs"
+    item.delete(layers="work")
+    assert list(stored.iterdir()) == []
+    # A caller who changes it means another document.
+    item.meta.session_id = "10"
+    with pytest.raises(FormatError, match=r"cannot become .*'10'.*; make a new one"):
+        item.store()
+    assert list(stored.iterdir()) == []
+
+
+# Files that belong nowhere
+
+RUN = "ExperimentRuns/TS_1"
+SPACING = f"{RUN}/VoxelSpacing10.000"
+STRAY: dict[str, str] = {
+    f"{RUN}/VoxelSpacing/": "no name of voxel spacing",
+    f"{RUN}/VoxelSpacingabc/": "no name of voxel spacing",
+    f"{RUN}/VoxelSpacing0.000/": "no name of voxel spacing",
+    f"{RUN}/VoxelSpacing-10.000/": "no name of voxel spacing",
+    f"{RUN}/VoxelSpacingnan/": "no name of voxel spacing",
+    f"{RUN}/VoxelSpacing20.000": "it is a file, not a directory",
+    f"{SPACING}/a.zarr": "it is a file, not a directory",
+    f"{SPACING}/wbp_features.zarr/": "no name of features",
+    f"{SPACING}/wbp__features.zarr/": "no name of features",
+    f"{SPACING}/wbp_sam_features.zarr": "it is a file, not a directory",
+    f"{RUN}/Picks/ribosome.json": "no name of picks",
+    f"{RUN}/Picks/me_ribosome.json": "no name of picks",
+    f"{RUN}/Picks/_1_ribosome.json": "no name of picks",
+    f"{RUN}/Picks/me_1_.json": "no name of picks",
+    f"{RUN}/Picks/me_1_ribosome.json/": "it is a directory, not a file",
+    f"{RUN}/Picks/me\n_1_ribosome.json": "control characters",
+    f"{RUN}/Meshes/x.glb": "no name of mesh",
+    f"{RUN}/Meshes/me_1_membrane.glb/": "it is a directory, not a file",
+    f"{RUN}/Filaments/x.json": "no name of filaments",
+    f"{RUN}/Segmentations/x.zarr/": "no name of segmentation",
+    f"{RUN}/Segmentations/wide_me_1_membrane.zarr/": "no name of segmentation",
+    f"{RUN}/Segmentations/0.000_me_1_membrane.zarr/": "no name of segmentation",
+    f"{RUN}/Segmentations/10.000_me_membrane.zarr/": "no name of segmentation",
+    f"{RUN}/Segmentations/10.000_me_1_membrane.zarr": "it is a file, not a directory",
+    f"{RUN}/InstanceSegmentations/10.000_me.zarr/": "no name of instance segmentation",
+    f"{RUN}/PanopticSegmentations/10.000_me.zarr/": "no name of panoptic segmentation",
+    "Objects/ribosome.zarr": "it is a file, not a directory",
+}
+"""What is skipped with one line in the log. A slash at the end: a directory."""
+FOREIGN = (
+    "notes.txt",
+    "ExperimentRuns/notes.txt",
+    "ExperimentRuns/.DS_Store",
+    f"{RUN}/notes/",
+    f"{RUN}/.DS_Store",
+    f"{RUN}/Picks/notes.txt",
+    f"{RUN}/Picks/.me_1_ribosome.json",
+    f"{RUN}/Picks/me_1_ribosome.json.bak",
+    f"{SPACING}/wbp.mrc",
+    f"{SPACING}/.wbp.zarr/",
+    f"{SPACING}/gone_unet_features.zarr/",
+    f"{RUN}/Segmentations/membrane.mrc",
+    "Objects/ribosome.mrc",
+)
+"""What nobody takes for data of a project."""
+
+
+def add(place: Path, name: str) -> None:
+    path = place / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir() if name.endswith("/") else path.write_text("x")
+
+
+def everything(folder: Path) -> list[str]:
+    """All that is found in a project, by who opens it now; every folder is listed once."""
+    return [str(ref) for ref in entities(alone(folder).layer)]
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_stray_files_are_skipped_with_one_line(
+    name: str, archive: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = everything(archive)
+    caplog.clear()
+    add(archive, name)
+    before = content(archive)
+    assert everything(archive) == known
+    (told,) = (record for record in caplog.records if record.levelname == "WARNING")
+    assert told.getMessage().startswith("skipped ")
+    assert repr(name.rstrip("/").rpartition("/")[2])[1:-1] in told.getMessage()
+    assert STRAY[name] in told.getMessage()
+    assert content(archive) == before
+
+
+def test_foreign_files_are_no_reason_to_say_anything(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
+    known = everything(archive)
+    for name in FOREIGN:
+        add(archive, name)
+    assert everything(archive) == known
+    assert caplog.records == []
+
+
+def test_two_names_for_one_thing(archive: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of two directories that mean the same voxel spacing, the one with our name is read."""
+    shutil.copytree(archive / SPACING, archive / RUN / "VoxelSpacing10.0")
+    shutil.rmtree(archive / RUN / "VoxelSpacing10.0/v3.zarr")
+    (spacing,) = run_of(alone(archive)).voxel_spacings
+    assert [t.tomo_type for t in spacing.tomograms] == ["v3", "wbp"]
+    (told,) = caplog.messages
+    assert "'VoxelSpacing10.0' is ignored" in told
+    # Where neither has our name, the first is read.
+    (archive / SPACING).rename(archive / RUN / "VoxelSpacing10")
+    (spacing,) = run_of(alone(archive)).voxel_spacings
+    assert [t.tomo_type for t in spacing.tomograms] == ["v3", "wbp"]
+    assert spacing.tomograms[1].numpy().shape == (8, 8, 8)
+    assert "'VoxelSpacing10.0' is ignored" in caplog.messages[1]
+
+
+# A layer that vanishes
+
+
+def vanishing(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """With the n-th file written below `folder`, all of it becomes a file: an unmounted disk."""
+    from zarr.storage import LocalStore
+
+    original, written = LocalStore.set, itertools.count(1)
+
+    async def write(self: LocalStore, key: str, value: Any) -> None:
+        if next(written) == at:
+            folder.rename(folder.with_name("unmounted"))
+            folder.write_text("nothing is mounted here")
+        await original(self, key, value)
+
+    monkeypatch.setattr(LocalStore, "set", write)
+
+
+WRITES: dict[str, Callable[[Any, Any], Any]] = {
+    "whole": lambda tomogram, mask: mask.from_numpy(np.ones((20, 20, 20)), levels=3),
+    "tomogram": lambda tomogram, mask: tomogram.from_numpy(np.ones((20, 20, 20)), levels=3),
+    "copied up": lambda tomogram, mask: tomogram.set_region(0, x=slice(0, 1)),
+    "features": lambda tomogram, mask: tomogram.new_features("x").from_numpy(np.ones((3, 9, 9, 9))),
+}
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("write", WRITES)
+def test_a_layer_that_vanishes_while_it_is_written(
+    write: str, at: int, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = archived(tmp_path, archive, False)
+    tomogram = tomogram_of(opened)
+    mask = run_of(opened).new_segmentation(10, "membrane", "1")
+    before = content(archive)
+    vanishing(tmp_path / "work", monkeypatch, at)
+    with pytest.raises(
+        LayerError, match=r"layer 'work': .*/work.* failed: NotADirectoryError.*; check the disk"
+    ):
+        WRITES[write](tomogram, mask)
+    monkeypatch.undo()
+    assert content(archive) == before
+    with pytest.raises(
+        LayerError, match=r"layer 'work': root .*/work' cannot be read: it is not a directory"
+    ):
+        _ = opened.query()
+    assert np.array_equal(tomogram.on("archive").numpy(), tomogram_of(alone(archive)).numpy())
+    # When it is back, empty, the project works.
+    (tmp_path / "work").unlink()
+    opened.refresh()
+    assert tomogram.read_only
+    WRITES[write](tomogram, mask)
+    assert tomogram.numpy().shape in {(8, 8, 8), (20, 20, 20)}
+
+
+def test_a_layer_that_vanishes_before_a_document_is_stored(archive: Path, tmp_path: Path) -> None:
+    opened = archived(tmp_path, archive, False)
+    run = run_of(opened)
+    things: list[Any] = [
+        run.new_picks("ribosome", "1"),
+        run.new_mesh("ribosome", "1"),
+        run.new_filaments("ribosome", "1"),
+        run,
+    ]
+    shutil.rmtree(tmp_path / "work")
+    (tmp_path / "work").write_text("nothing is mounted here")
+    for thing in things:
+        with pytest.raises(LayerError, match=r"layer 'work': .*(not a directory|Not a directory)"):
+            thing.store()
+        with pytest.raises(LayerError, match=r"layer 'work': .*it is not a directory"):
+            thing.delete()
+    (tmp_path / "work").unlink()
+    for thing in things:
+        thing.store()
+        assert "work" in thing.sources
+
+
+def test_an_array_that_vanishes_while_a_region_is_written(archive: Path, tmp_path: Path) -> None:
+    """Nothing of it is made again: a part would look like a whole."""
+    opened = archived(tmp_path, archive, False)
+    mask = run_of(opened).new_segmentation(10, "membrane", "1")
+    mask.from_numpy(np.ones((4, 4, 4)))
+    shutil.rmtree(tmp_path / "work/ExperimentRuns/TS_1/Segmentations/10.000_me_1_membrane.zarr")
+    with pytest.raises(NotFoundError, match="no layer has segmentation"):
+        mask.set_region(1, x=slice(0, 2))
+    assert not (tmp_path / "work/ExperimentRuns/TS_1/Segmentations/10.000_me_1_membrane.zarr").exists()
 
 
 # A cache that cannot be

@@ -129,22 +129,18 @@ class FilesystemLayer(Layer):
 
     def _note(self, ref: Ref, meta: Meta, name: str, folder: str, found: dict[Ref, Meta]) -> None:
         """Add to a listing. Of two names for one entity ("VoxelSpacing10", "VoxelSpacing10.000") ours wins."""
-        self._odd_names.pop(ref, None)
         try:
             ours = ref.file_name
         except FormatError:  # readable although we would not write it
             ours = None
         if ref in found:
-            logger.warning(
-                "layer %r: %s holds %s twice; %r is ignored",
-                self.name,
-                folder,
-                ref,
-                name if name != ours else "",
-            )
+            ignored = self._odd_names.get(ref) if name == ours else name
+            logger.warning("layer %r: %s holds %s twice; %r is ignored", self.name, folder, ref, ignored)
             if name != ours:
                 return
-        if name != ours:
+        if name == ours:
+            self._odd_names.pop(ref, None)
+        else:
             self._odd_names[ref] = name
         found[ref] = meta
 

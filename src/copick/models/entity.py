@@ -115,10 +115,11 @@ class Node(InFiles):
         if found is not None:
             if exist_ok:
                 return found
-            held = ", ".join(found.sources)
-            raise AlreadyExistsError(
-                f"{found.ref} exists already (in layer {held}); pass exist_ok=True to get it"
-            )
+            if held := ", ".join(found.sources):
+                raise AlreadyExistsError(
+                    f"{found.ref} exists already (in layer {held}); pass exist_ok=True to get it"
+                )
+            here._drop(found)  # it was there when it was listed
         child = cls(here, meta)
         child._create()
         here._adopt(child)
