@@ -33,6 +33,7 @@ from copick.cache.journal import Journal
 from copick.cache.locks import RangeLocks
 from copick.cache.pool import DaemonPool
 from copick.errors import CacheError
+from copick.util.folders import standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -200,23 +201,10 @@ class CacheManager:
     @contextlib.contextmanager
     def standing(self, folder: Path) -> Iterator[Callable[[], bool]]:
         """Yields what tells whether `folder` still is the directory that it was: discarding it moves it away."""
-        directory = None
-        # If it cannot be made, nothing will be kept in it. Windows opens no directories.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # if it cannot be made, nothing will be kept in it
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            directory = os.open(folder, os.O_RDONLY)  # as long as it is open, no other one gets its number
-
-        def stands() -> bool:
-            try:
-                return directory is None or os.path.samestat(os.fstat(directory), os.stat(folder))
-            except OSError:
-                return False
-
-        try:
+        with standing(folder) as stands:
             yield stands
-        finally:
-            if directory is not None:
-                os.close(directory)
 
     def discard(self, path: Path) -> None:
         """Forget a cached item and all below it, also in arrays that are open. Raises OSError."""

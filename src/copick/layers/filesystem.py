@@ -274,7 +274,12 @@ class FilesystemLayer(Layer):
             try:
                 with self._asking(path):
                     self.place.make_folder(at)
-                yield self._store(at, path, read_only=False)
+                with self.place.standing(path) as stands:
+                    yield self._store(at, path, read_only=False)
+                    if not stands():  # what is there now was written after it came back
+                        raise LayerError(
+                            f"{self._full('', path)}: the folder it lies in was removed meanwhile"
+                        )
                 if not in_place:
                     with self._marked(path), self._asking(path):
                         self.place.swap_in(at, path, replace)

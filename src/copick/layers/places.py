@@ -23,10 +23,12 @@ from urllib.parse import unquote
 
 from copick.layers.ahead import Ahead, Entry, FoldersAhead, StoreAhead
 from copick.layers.protocols import OBJECT_STORES, filesystem_class, with_timeouts
+from copick.util.folders import standing
 from copick.util.urls import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from zarr.abc.store import Store
 
@@ -56,6 +58,10 @@ class Place(Protocol):
         """Replace the file in one step, making its directories."""
 
     def make_folder(self, path: str) -> None: ...
+    def standing(self, path: str) -> AbstractContextManager[Callable[[], bool]]:
+        """Gives what tells whether the folder that `path` lies in still is the one that it was."""
+        ...
+
     def remove(self, path: str) -> None:
         """Remove a file, or a folder and everything in it: in one step for who looks, if folders can be renamed."""
 
@@ -121,6 +127,9 @@ class LocalPlace:
 
     def make_folder(self, path: str) -> None:
         os.makedirs(self._at(path), exist_ok=True)
+
+    def standing(self, path: str) -> AbstractContextManager[Callable[[], bool]]:
+        return standing(os.path.dirname(self._at(path)))
 
     def remove(self, path: str) -> None:
         target = self._at(path)
@@ -321,6 +330,9 @@ class RemotePlace:
     def make_folder(self, path: str) -> None:
         self._make_parent(self._at(path) + "/")
         self.forget(path)
+
+    def standing(self, path: str) -> AbstractContextManager[Callable[[], bool]]:
+        return contextlib.nullcontext(lambda: True)
 
     def remove(self, path: str) -> None:
         self.forget(path)
