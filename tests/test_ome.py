@@ -280,7 +280,6 @@ def test_units(unit: str, size: float) -> None:
         3,
         {},
         {"datasets": [{}]},
-        {"datasets": [{"path": "0"}]},
         {"datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": ["x"]}]}]},
     ],
 )

@@ -64,7 +64,7 @@ class Level(NamedTuple):
 
     path: str
     scale: tuple[float, ...]
-    """Voxel size along the array's axes; ångström for spatial ones."""
+    """Voxel size along the array's axes; ångström for spatial ones. Empty: the metadata state none."""
 
 
 def levels(attributes: Mapping[str, Any], where: str) -> list[Level]:
@@ -99,7 +99,7 @@ def _scale(item: Mapping[str, Any], image: Mapping[str, Any], units: Sequence[fl
             factors = [float(value) for value in step["scale"]]
             total = [a * b for a, b in zip(total, factors, strict=True)] if total else factors
     if not total:
-        raise ValueError("a dataset without a scale")
+        return ()
     return tuple(value * unit for value, unit in zip(total, units or [1.0] * len(total), strict=True))
 
 

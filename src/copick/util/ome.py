@@ -112,7 +112,7 @@ def get_level_path(zarr_group: zarr.Group, level: int) -> str:
     """The name of the array of a level; 0 is the finest. Raises ValueError if there is no such level."""
     levels = ome.levels({"multiscales": get_multiscales(zarr_group)}, str(zarr_group.store_path))
     if not 0 <= level < len(levels):
-        raise ValueError(f"{zarr_group.store_path} has no level {level}; it has 0 to {len(levels) - 1}")
+        raise ValueError(f"Level {level} not found in {zarr_group.store_path}; it has 0 to {len(levels) - 1}")
     return levels[level].path
 
 
