@@ -179,6 +179,10 @@ def test_only_save_config_makes_them_last(tmp_path: Path) -> None:
 def test_editing_the_config_itself(mine: CopickRoot) -> None:
     """Viewers edit the config's list, and drop the objects that were made from it."""
     assert len(mine.pickable_objects) == 2
+    kept = named(mine)
+    assert named(mine) is kept
+    mine.config.pickable_objects.append(PickableObject(name="seen", is_particle=True, label=8))
+    assert named(mine, "seen").label == 8
     mine.config.pickable_objects.append(PickableObject(name="new", is_particle=True, label=4))
     mine._objects = None
     assert named(mine, "new").label == 4
@@ -289,6 +293,25 @@ def test_archived_maps(root: CopickRoot, tmp_path: Path) -> None:
     ribosome.delete(layers="work")
     assert np.array_equal(ribosome.numpy(), VOLUME)
     assert ribosome.root.get_object("ribosome") is not None
+
+
+def test_no_map_and_nowhere_to_write_one(root: CopickRoot) -> None:
+    """Viewers ask for the length of the store."""
+    store = named(root.on("archive")).zarr()
+    assert (len(store), store.read_only) == (0, True)
+
+
+def test_objects_of_narrower_views(root: CopickRoot) -> None:
+    """They know what is declared later, too."""
+    run = root.get_run("TS_1")
+    assert run is not None
+    (picks,) = run.get_picks(layers="archive")
+    assert picks.color == (0, 117, 220, 255)
+    new = root.new_object("new", True, color=(1, 2, 3, 4))
+    made = run.new_picks("new", "1", layers="work")
+    assert made.color == (1, 2, 3, 4)
+    new.delete()
+    assert picks.run.root.get_object("new") is None
 
 
 def test_deleting_one(mine: CopickRoot, tmp_path: Path) -> None:

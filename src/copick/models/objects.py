@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from copick.errors import FormatError
+from copick.errors import FormatError, NotFoundError
 from copick.kinds import OBJECT
 from copick.models.tomogram import real_numbers
 from copick.models.volumes import ALL, Volume
@@ -114,8 +114,17 @@ class CopickObject(Volume):
         return self.is_particle and self.layer.exists(self.ref)
 
     def zarr(self) -> Any:
-        """The zarr store of the density map, also where nothing is yet; None for regions."""
-        return super().zarr() if self.is_particle else None
+        """The zarr store of the density map, also where nothing is (then it is empty); None for regions."""
+        if not self.is_particle:
+            return None
+        try:
+            return super().zarr()
+        except NotFoundError:  # nor can anything be there: no layer can be written
+            from zarr.storage import MemoryStore
+
+            from copick.stores import MappingStore
+
+            return MappingStore(MemoryStore(read_only=True))
 
     def numpy(
         self,

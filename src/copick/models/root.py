@@ -144,7 +144,8 @@ class CopickRoot(Node):
     @property
     def pickable_objects(self) -> list[CopickObject]:
         """What is looked for in the project's tomograms, in the order of the config."""
-        if self._objects is None:
+        listed = self.config.pickable_objects
+        if self._objects is None or list(map(id, listed)) != [id(item.meta) for item in self._objects]:
             self._objects = self._query_objects()
         return list(self._objects)
 
