@@ -252,3 +252,57 @@ def test_reading_in_other_processes(remote_tomogram: CopickTomogram, method: str
         assert child.exitcode == 0
     assert [results.get() for _ in children] == [expected] * 2
     assert float(remote_tomogram.numpy(z=slice(1, 2)).sum()) == expected
+
+
+# Formats
+
+
+@pytest.mark.parametrize("by", ["config", "argument"])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_both_zarr_formats(zarr_format: int, by: str, tmp_path: Path) -> None:
+    """Every kind of volume, as the config says, or as the caller says whatever the config does."""
+    says = zarr_format if by == "config" else 5 - zarr_format
+    passed: dict[str, Any] = {"zarr_format": zarr_format} if by == "argument" else {}
+    root = alone(tmp_path, zarr_format=says)  # type: ignore[arg-type]
+    run = root.new_run("TS_1")
+    tomogram = run.new_voxel_spacing(10).new_tomogram("wbp")
+    assert ("zarr.json" in tomogram.zarr()) == (says == 3)
+    tomogram.from_numpy(VOLUME, levels=3, **passed)
+    features = tomogram.new_features("f")
+    features.from_numpy(VOLUME, **passed)
+    masks = [
+        run.new_segmentation(10, "membrane", "1", **flags)
+        for flags in ({}, {"is_multilabel": True}, {"is_instance": True})
+    ]
+    for mask in masks:
+        mask.from_numpy(VOLUME, levels=2, **passed)
+    ribosome = root.get_object("ribosome")
+    assert ribosome is not None
+    ribosome.from_numpy(VOLUME, 10, **passed)
+    for volume in (tomogram, features, *masks, ribosome):
+        group = zarr.open_group(volume.zarr(), mode="r")
+        assert group.metadata.zarr_format == zarr_format
+        assert all(array.metadata.zarr_format == zarr_format for _, array in group.arrays())
+        assert copick.ome.voxel_size(dict(group.attrs), "x") == 10.0
+        assert ("ome" in group.attrs) == (zarr_format == 3)
+        assert np.array_equal(volume.numpy(), VOLUME)
+        volume.set_region(0)
+        assert not volume.numpy().any()
+    assert [tomogram.numpy(level).shape for level in "012"] == [(5, 6, 7), (3, 3, 4), (2, 2, 2)]
+    assert [
+        level.scale
+        for level in copick.ome.levels(dict(zarr.open_group(tomogram.zarr(), mode="r").attrs), "x")
+    ] == [(size,) * 3 for size in (10.0, 20.0, 40.0)]
+
+
+def test_a_pyramid_replaces_the_one_before(tomogram: CopickTomogram, run: CopickRun) -> None:
+    own = run.new_voxel_spacing(20).new_tomogram("own")
+    own.from_numpy(VOLUME, levels=3)
+    own.from_numpy(VOLUME[:4, :4, :4], levels=2, zarr_format=3)
+    assert sorted(zarr.open_group(own.zarr(), mode="r").array_keys()) == ["0", "1"]
+    assert ".zgroup" not in own.zarr()
+    mean = VOLUME[:4, :4, :4].reshape(2, 2, 2, 2, 2, 2).mean(axis=(1, 3, 5))
+    assert np.allclose(own.numpy("1"), mean)
+    own.from_numpy(VOLUME, 1)
+    assert sorted(zarr.open_group(own.zarr(), mode="r").array_keys()) == ["0"]
+    assert "zarr.json" not in own.zarr()
