@@ -13,10 +13,12 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 import pytest
 import trimesh
 import zarr
+from click.testing import CliRunner
 
 import copick
 from copick.impl.filesystem import CopickConfigFSSpec, CopickRootFSSpec, CopickTomogramFSSpec
@@ -412,6 +414,70 @@ def test_uris(root: CopickRoot, run: CopickRun) -> None:
     assert expand_output_uri("ribosome:me/1", "ribosome:pytom/0", "picks", "picks") == "ribosome:me/1"
     with pytest.raises(ValueError, match="nope"):
         resolve_copick_objects("ribosome:pytom/0", root, "picks", run_name="nope")
+
+
+def plugin() -> click.Command:
+    """A command as copick-utils writes them."""
+    from copick.cli.types import CopickURI
+    from copick.cli.util import add_config_option, add_debug_option, add_run_names_option, resolve_run_names
+
+    @click.command(short_help="Count points.")
+    @add_config_option
+    @add_run_names_option
+    @click.option("-i", "--input", "input_uri", type=CopickURI("picks", role="input"), required=True)
+    @click.option("-w", "--workers", type=int, default=8)
+    @add_debug_option
+    def count_points(
+        config: str, run_names: tuple[str, ...], input_uri: str, workers: int, debug: bool
+    ) -> None:
+        """Count the points of picks."""
+        logger = get_logger(__name__, debug=debug)
+        root = copick.from_file(config)
+        parts = parse_copick_uri(input_uri, "picks")
+        names = resolve_run_names(run_names, logger=logger)
+        runs = [root.get_run(name) for name in names] if names else root.runs
+        found = [picks for run in runs if run for picks in run.get_picks(object_name=parts["object_name"])]
+        click.echo(f"{sum(len(picks.points) for picks in found)} points, {workers} workers")
+
+    return count_points
+
+
+def test_commands_of_plugins(root: CopickRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from copick.cli.cli import (
+        COMMAND_CATEGORIES,
+        add_core_commands,
+        add_plugin_commands,
+        cli,
+        convert,
+        evaluation,
+        inference,
+        logical,
+        process,
+        training,
+    )
+    from copick.cli.ext import load_plugin_commands
+    from copick.cli.types import CopickURI
+
+    command = plugin()
+    assert {"config", "run_names", "debug"} <= {option.name for option in command.params}
+    (uri,) = (option.type for option in command.params if isinstance(option.type, CopickURI))
+    assert (uri.object_type, uri.role, uri.name) == ("picks", "input", "COPICK_URI")
+    arguments = ["-i", "ribosome:pytom/0", "-w", "2"]
+    config = str(tmp_path / "config.json")
+    runner = CliRunner()
+    for given in (["-c", config, *arguments], ["-c", config, "--run-names", "TS_1", *arguments, "--debug"]):
+        done = runner.invoke(command, given)
+        assert (done.exit_code, done.stdout) == (0, "2 points, 2 workers\n")
+    monkeypatch.setenv("COPICK_CONFIG", config)
+    assert runner.invoke(command, [*arguments, "-r", "nope"]).stdout == "0 points, 2 workers\n"
+    for group in (convert, evaluation, inference, logical, process, training):
+        assert isinstance(group, click.Group)
+        assert group.name in {name for names in COMMAND_CATEGORIES.values() for name in names}
+    assert isinstance(cli, click.Group)
+    # A server of its own builds the tree anew.
+    tree = add_plugin_commands(add_core_commands(click.Group("copick")))
+    assert {"add", "new", "cp", "mv", "rm", "sync", "stats", "config"} <= set(tree.commands)
+    assert isinstance(load_plugin_commands("main"), list)
 
 
 # Tier 4: private parts
