@@ -2,7 +2,7 @@
 """The one file that knows both Python and the native core. It adapts; it decides nothing."""
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libcpp cimport bool as cbool
 from libcpp.memory cimport make_shared, shared_ptr
 from libcpp.string cimport string
@@ -50,8 +50,16 @@ cdef extern from "file.hpp" namespace "copick" nogil:
         size_t size()
     ctypedef shared_ptr[CBlock] BlockRef "copick::BlockRef"
     cdef cppclass CDirectory "copick::Directory":
+        CDirectory(const string&) except +copick_translate
         cbool network()
     void c_inject "copick::inject"(int, int)
+
+cdef extern from "generations.hpp" namespace "copick" nogil:
+    const size_t kNumbers
+    cdef cppclass Number:
+        pass
+    cdef cppclass Watch:
+        void accept(uint64_t)
 
 cdef extern from "array.hpp" namespace "copick" nogil:
     const int kMaxDims
@@ -62,7 +70,8 @@ cdef extern from "array.hpp" namespace "copick" nogil:
         int64_t stride[16]
         byte* out
     cdef cppclass CArray "copick::Array":
-        CArray(uint64_t, const string&, vector[int64_t], vector[int64_t], size_t, string, string, cbool) except +copick_translate
+        CArray(uint64_t, const string&, vector[int64_t], vector[int64_t], size_t, string, string, cbool, vector[uint32_t],
+               uint64_t) except +copick_translate
         uint64_t id()
         int ndim()
         size_t itemsize()
@@ -70,6 +79,7 @@ cdef extern from "array.hpp" namespace "copick" nogil:
         uint64_t chunk_count()
         cbool encoded()
         const CDirectory& directory()
+        Watch& watch()
         string name(uint64_t) except +copick_translate
         void overlapping(const Region&, vector[uint64_t]&) except +copick_translate
         void inside(const int64_t*, const int64_t*, vector[uint64_t]&) except +copick_translate
@@ -130,8 +140,10 @@ cdef extern from "cache.hpp" namespace "copick" nogil:
         uint64_t insert_failures
     cdef cppclass CCache "copick::Cache":
         CCache(size_t, size_t) except +copick_translate
-        void read(const CArray&, const Region&, int, vector[uint64_t]&) except +copick_translate
-        void read_many(const CArray&, const vector[Region]&, int, vector[uint64_t]&) except +copick_translate
+        void watch(const Number*)
+        cbool current(const CArray&)
+        cbool read(const CArray&, const Region&, int, vector[uint64_t]&) except +copick_translate
+        cbool read_many(const CArray&, const vector[Region]&, int, vector[uint64_t]&) except +copick_translate
         int insert(const CArray&, uint64_t, const void*, size_t) except +copick_translate
         int insert_box(const CArray&, const byte*, const int64_t*, const int64_t*, const int64_t*, vector[uint64_t]&) except +copick_translate
         int insert_absent(const CArray&, uint64_t) except +copick_translate
@@ -228,15 +240,25 @@ cdef class Cache:
     """One process's view of one cache folder. Thread-safe; not picklable (open another one in the other process)."""
 
     cdef CCache* core
+    cdef list watched
 
     def __cinit__(self, size_t max_mappings=30000, size_t decoded_bytes=<size_t>256 << 20):
         self.core = new CCache(max_mappings, decoded_bytes)
+        self.watched = []
 
     def __dealloc__(self):
         del self.core
 
     def __reduce__(self):
         raise TypeError("a native cache belongs to one process and cannot be pickled")
+
+    def watch(self, numbers):
+        """Take `numbers` (`NUMBERS` of uint64, which may change at any time) for what tells that an array was discarded."""
+        cdef const uint64_t[::1] view = numbers
+        if <size_t>view.shape[0] != kNumbers:
+            raise ValueError(f"{kNumbers} numbers are needed, not {view.shape[0]}")
+        self.watched.append(view)  # another thread may be reading those that came before
+        self.core.watch(<const Number*>&view[0])
 
     def drain(self):
         """Touches since the last call as three uint64 arrays: array id, chunk, microseconds. One caller at a time."""
@@ -322,6 +344,7 @@ cdef class Array:
     """One version of one cached array: where its chunk files lie and how they divide it.
 
     `fill` is the fill value as `dtype.itemsize` bytes, `prefix` what stands before the chunk's coordinates in file names.
+    The array counts as discarded when the sum of the watched numbers in `slots` is no longer `seen`.
     Raises OSError if the directory cannot be opened, ValueError for impossible shapes.
     """
 
@@ -333,14 +356,15 @@ cdef class Array:
     cdef readonly str path
 
     def __cinit__(self, Cache cache, uint64_t id, str directory, tuple shape, tuple chunks, object dtype, bytes fill,
-                  str prefix="", bint encoded=False):
+                  str prefix="", bint encoded=False, tuple slots=(), uint64_t seen=0):
         cdef vector[int64_t] c_shape = shape
         cdef vector[int64_t] c_chunks = chunks
+        cdef vector[uint32_t] c_slots = slots
         self.cache, self.shape, self.chunks, self.dtype, self.path = cache, shape, chunks, np.dtype(dtype), directory
         if self.dtype.hasobject:
             raise ValueError(f"{self.dtype} holds Python objects and cannot be cached")
         self.core = shared_ptr[CArray](new CArray(id, os.fsencode(directory), c_shape, c_chunks, self.dtype.itemsize, fill,
-                                                  prefix.encode(), encoded))
+                                                  prefix.encode(), encoded, c_slots, seen))
 
     @property
     def id(self):
@@ -358,6 +382,15 @@ cdef class Array:
     @property
     def chunk_count(self):
         return self.core.get().chunk_count()
+
+    @property
+    def current(self):
+        """Whether it was not discarded, by whatever process, since it was looked up."""
+        return self.cache.core.current(self.core.get()[0])
+
+    def accept(self, uint64_t seen):
+        """It was looked up again, and is still there."""
+        self.core.get().watch().accept(seen)
 
     cdef int _check(self, uint64_t chunk) except -1:
         if chunk >= self.core.get().chunk_count():
@@ -395,6 +428,7 @@ cdef class Array:
     def read(self, slices, out=None):
         """The region as an array (a recycled buffer, or `out`) and the chunks it still lacks (None: it is complete).
 
+        (None, []) if the array was discarded before this call.
         `slices` as NumPy understands them, any step; missing trailing ones are full. Raises TypeError for anything else,
         IndexError for too many, ValueError if `out` does not fit.
         """
@@ -407,6 +441,7 @@ cdef class Array:
         cdef int64_t stride
         cdef byte* data
         cdef vector[uint64_t] missing
+        cdef cbool current
         if given > ndim:
             raise IndexError(f"{given} slices for an array of {ndim} axes {self.shape}")
         for d in range(ndim):
@@ -431,7 +466,7 @@ cdef class Array:
             for d in range(ndim):
                 region.stride[d] = out.strides[d]
         if total == 0:
-            return out, None
+            return (out, None) if self.current else (None, [])
         for d in range(ndim):
             if region.step[d] < 0:  # read forwards, written backwards
                 region.start[d] += (region.count[d] - 1) * region.step[d]
@@ -443,11 +478,14 @@ cdef class Array:
         region.out = data
         threads = _THREADS if total >= _PARALLEL else 1
         with nogil:
-            self.cache.core.read(self.core.get()[0], region, threads, missing)
-        return out, (list(missing) if missing.size() else None)
+            current = self.cache.core.read(self.core.get()[0], region, threads, missing)
+        return (out, (list(missing) if missing.size() else None)) if current else (None, [])
 
     def patches(self, const int64_t[:, ::1] starts, tuple size, out=None, int threads=0):
-        """Boxes of one size, (n, *size), and the chunks they still lack. The caller has checked that they lie inside."""
+        """Boxes of one size, (n, *size), and the chunks they still lack. The caller has checked that they lie inside.
+
+        (None, []) if the array was discarded before this call.
+        """
         cdef Py_ssize_t n = starts.shape[0], i
         cdef int ndim = <int>len(self.shape)
         cdef int d
@@ -458,6 +496,7 @@ cdef class Array:
         cdef vector[Region] regions
         cdef Region region
         cdef vector[uint64_t] missing
+        cdef cbool current
         if starts.shape[1] != ndim or len(size) != ndim:
             raise ValueError(f"starts and size must have {ndim} axes")
         shape = (n, *size)
@@ -474,7 +513,7 @@ cdef class Array:
             for d in range(ndim):
                 stride[d] = out.strides[d + 1]
         if box == 0 or n == 0:
-            return out, None
+            return (out, None) if self.current else (None, [])
         for d in range(ndim):
             region.step[d] = 1
             region.count[d] = size[d]
@@ -487,8 +526,8 @@ cdef class Array:
         if threads <= 0:
             threads = _THREADS
         with nogil:
-            self.cache.core.read_many(self.core.get()[0], regions, threads, missing)
-        return out, (list(missing) if missing.size() else None)
+            current = self.cache.core.read_many(self.core.get()[0], regions, threads, missing)
+        return (out, (list(missing) if missing.size() else None)) if current else (None, [])
 
     def insert_box(self, data, tuple origin):
         """Write every chunk that lies in `data`, an array of this dtype that lies at `origin`.
@@ -585,6 +624,15 @@ def crc32c(const unsigned char[::1] data, bint portable=False):
     with nogil:
         result = c_crc32c_portable(first, size) if portable else c_crc32c(first, size)
     return result
+
+
+NUMBERS = kNumbers
+"""How many numbers `Cache.watch` takes."""
+
+
+def on_network(str directory):
+    """Whether a directory lies on a network filesystem, where mappings are unsafe. Raises OSError."""
+    return make_shared[CDirectory](<string>os.fsencode(directory)).get().network()
 
 
 def pool_idle_bytes():

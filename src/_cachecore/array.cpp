@@ -117,7 +117,8 @@ std::int64_t first_index(std::int64_t at, std::int64_t start, std::int64_t step)
 }  // namespace
 
 Array::Array(std::uint64_t id, const std::string& directory, std::vector<std::int64_t> shape, std::vector<std::int64_t> chunk,
-             std::size_t itemsize, std::string fill, std::string prefix, bool encoded)
+             std::size_t itemsize, std::string fill, std::string prefix, bool encoded, std::vector<std::uint32_t> slots,
+             std::uint64_t seen)
     : id_(id),
       directory_(directory),
       shape_(std::move(shape)),
@@ -125,7 +126,8 @@ Array::Array(std::uint64_t id, const std::string& directory, std::vector<std::in
       itemsize_(itemsize),
       fill_(std::move(fill)),
       prefix_(std::move(prefix)),
-      encoded_(encoded) {
+      encoded_(encoded),
+      watch_(std::move(slots), seen) {
   if (shape_.size() != chunk_.size() || shape_.size() > static_cast<std::size_t>(kMaxDims))
     throw std::invalid_argument("shape and chunk must have the same number of axes, at most 16");
   if (itemsize_ == 0 || fill_.size() != itemsize_) throw std::invalid_argument("the fill value must be one item long");

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "file.hpp"
+#include "generations.hpp"
 
 namespace copick {
 
@@ -30,9 +31,11 @@ struct Region {
 class Array {
  public:
   // `prefix` stands before the chunk's coordinates in its file name ("c/" in zarr v3). `encoded`: payloads are compressed, and
-  // only decoded blocks handed in from outside can be copied from. Raises std::invalid_argument, std::system_error.
+  // only decoded blocks handed in from outside can be copied from. `slots` and `seen`: see Watch.
+  // Raises std::invalid_argument, std::system_error.
   Array(std::uint64_t id, const std::string& directory, std::vector<std::int64_t> shape, std::vector<std::int64_t> chunk,
-        std::size_t itemsize, std::string fill, std::string prefix, bool encoded);
+        std::size_t itemsize, std::string fill, std::string prefix, bool encoded, std::vector<std::uint32_t> slots = {},
+        std::uint64_t seen = 0);
 
   std::uint64_t id() const noexcept { return id_; }
   int ndim() const noexcept { return static_cast<int>(shape_.size()); }
@@ -42,6 +45,8 @@ class Array {
   bool encoded() const noexcept { return encoded_; }
   const std::vector<std::int64_t>& shape() const noexcept { return shape_; }
   const Directory& directory() const noexcept { return directory_; }
+  const Watch& watch() const noexcept { return watch_; }
+  Watch& watch() noexcept { return watch_; }
 
   // The file of a chunk, such as "0/3/1" or "c/0/3/1", relative to the array's directory.
   std::string name(std::uint64_t chunk) const;
@@ -78,6 +83,7 @@ class Array {
   std::uint64_t chunk_count_;
   std::string fill_, prefix_;
   bool encoded_;
+  Watch watch_;
 };
 
 }  // namespace copick

@@ -37,11 +37,13 @@ std::int64_t bytes_of(const Array& array, const Region& region) noexcept {
 
 }  // namespace
 
-void Cache::read(const Array& array, const Region& region, int threads, std::vector<std::uint64_t>& missing) {
-  read(array, region, threads, bytes_of(array, region) >= kStreamBytes, missing);
+bool Cache::read(const Array& array, const Region& region, int threads, std::vector<std::uint64_t>& missing) {
+  if (!current(array)) return false;
+  gather(array, region, threads, bytes_of(array, region) >= kStreamBytes, missing);
+  return true;
 }
 
-void Cache::read(const Array& array, const Region& region, int threads, bool stream, std::vector<std::uint64_t>& missing) {
+void Cache::gather(const Array& array, const Region& region, int threads, bool stream, std::vector<std::uint64_t>& missing) {
   std::vector<std::uint64_t> chunks;
   array.overlapping(region, chunks);
   const std::uint64_t now = now_us();
@@ -60,16 +62,18 @@ void Cache::read(const Array& array, const Region& region, int threads, bool str
     if (!blocks[i]) missing.push_back(chunks[i]);
 }
 
-void Cache::read_many(const Array& array, const std::vector<Region>& regions, int threads,
+bool Cache::read_many(const Array& array, const std::vector<Region>& regions, int threads,
                       std::vector<std::uint64_t>& missing) {
+  if (!current(array)) return false;
   std::vector<std::vector<std::uint64_t>> lacking(regions.size());
   std::int64_t bytes = 0;
   for (const Region& region : regions) bytes += bytes_of(array, region);
   const bool stream = bytes >= kStreamBytes;
-  share_out(regions.size(), threads, [&](std::size_t i) { read(array, regions[i], 1, stream, lacking[i]); });
+  share_out(regions.size(), threads, [&](std::size_t i) { gather(array, regions[i], 1, stream, lacking[i]); });
   for (const auto& some : lacking) missing.insert(missing.end(), some.begin(), some.end());
   std::sort(missing.begin(), missing.end());
   missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
+  return true;
 }
 
 BlockRef Cache::load(const Array& array, std::uint64_t chunk, std::uint64_t now) {
@@ -88,6 +92,7 @@ BlockRef Cache::load(const Array& array, std::uint64_t chunk, std::uint64_t now)
 }
 
 BlockRef Cache::block(const Array& array, std::uint64_t chunk) {
+  if (!current(array)) return nullptr;
   const std::uint64_t now = now_us();
   std::vector<BlockRef> found;
   blocks_.find(array.id(), {chunk}, now, ring, found);

@@ -21,6 +21,7 @@ from copick.errors import CopickError, ReadOnlyError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
@@ -261,38 +262,43 @@ class VolumeStore(MappingStore):
 
 
 class WatchedStore(MappingStore):
-    """A writable store that says when it was written: the cache forgets what it holds of the volume."""
+    """A writable store that says when it is written: the cache forgets what it holds of the volume.
 
-    def __init__(self, store: Store, written: Callable[[], None]) -> None:
+    Args:
+        store: What is written.
+        changing: Makes the context in which a key, or what is below a folder ("" is everything), is changed.
+    """
+
+    def __init__(self, store: Store, changing: Callable[[str], AbstractContextManager[None]]) -> None:
         super().__init__(store, str(getattr(store, "where", "")))
-        self._written = written
+        self._changing = changing
 
     def _with_store(self, store: Store) -> Self:
-        return type(self)(store, self._written)
+        return type(self)(store, self._changing)
 
     async def set(self, key: str, value: Buffer) -> None:
-        await super().set(key, value)
-        self._written()
+        with self._changing(key):
+            await super().set(key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        await super().set_if_not_exists(key, value)
-        self._written()
+        with self._changing(key):
+            await super().set_if_not_exists(key, value)
 
     async def delete(self, key: str) -> None:
-        await super().delete(key)
-        self._written()
+        with self._changing(key):
+            await super().delete(key)
 
     async def delete_dir(self, prefix: str) -> None:
-        await super().delete_dir(prefix)
-        self._written()
+        with self._changing(prefix):
+            await super().delete_dir(prefix)
 
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
-        await super()._set_many(values)
-        self._written()
+        with self._changing(""):
+            await super()._set_many(values)
 
     async def clear(self) -> None:
-        await super().clear()
-        self._written()
+        with self._changing(""):
+            await super().clear()
 
     @property
     def _supports_sync_io(self) -> bool:

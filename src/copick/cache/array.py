@@ -9,25 +9,27 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
 from copick import _cachecore
 from copick.arrays import ArrayBase, ArraySource, Selection, ZarrArray, check_boxes, check_out, no_room
 from copick.cache.entry import Entry, as_bytes
-from copick.cache.geometry import Geometry, chunk_name, grid
+from copick.cache.geometry import Geometry, chunk_index, chunk_name, grid
 from copick.cache.manager import open_manager
-from copick.errors import CacheError, NotFoundError
+from copick.errors import CacheError, CopickError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
+    from copick.cache.generations import Moment
     from copick.cache.info import Origin
     from copick.cache.manager import CacheManager
     from copick.cache.source import Source
@@ -35,32 +37,43 @@ if TYPE_CHECKING:
     Box = tuple[Selection, npt.NDArray[Any]]
     """A region, and the array that it is read into."""
 
+T = TypeVar("T")
+
 _IN_FLIGHT: Final = 512 << 20  # bytes of decoded cells that one read keeps under way
-_ROUNDS: Final = 3  # how often a read begins anew because the cached array was discarded under it
+_ROUNDS: Final = 3  # how often a read tries to be all of one version, while the volume is being written
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is known about an array since some moment."""
+
+    moment: Moment
+    geometry: Geometry
+    entry: Entry | None
+    """None until something is cached."""
+    native: _cachecore.Array | None
+    """What a hit asks: the entry's, if that looks by itself whether it is current."""
+
+    @classmethod
+    def of(cls, moment: Moment, geometry: Geometry, entry: Entry | None) -> View:
+        native = entry.native if entry is not None and moment.generations.mapped else None
+        return cls(moment, geometry, entry, native)
 
 
 class CachedArray(ArrayBase):
-    """One level of a volume, read through the cache. Thread-safe; works in a forked child."""
+    """One level of a volume, read through the cache. Thread-safe; works in a forked child.
+
+    When the volume was written, by whatever process, the next read sees it: also another shape or type.
+    """
 
     def __init__(
-        self,
-        manager: CacheManager,
-        folder: Path,
-        origin: Origin,
-        source: Source,
-        path: str,
-        entry: Entry | None,
-        geometry: Geometry,
+        self, manager: CacheManager, folder: Path, origin: Origin, source: Source, path: str, view: View
     ) -> None:
         """Use `open`."""
         self._manager, self._folder, self._origin = manager, folder, origin
         self._source, self._path = source, path
-        self._entry = entry  # None until something is cached
-        self._changes = 0  # how often what was cached was found to be gone
-        self.forgotten = False
-        """Another array is to be opened in place of this one, which knows metadata that may be out of date."""
-        self.geometry = geometry
-        self.shape, self.dtype, self.chunks = geometry.shape, geometry.dtype, geometry.chunks
+        self._slots = manager.slots(folder)
+        self._view = view
 
     @classmethod
     def open(
@@ -70,36 +83,58 @@ class CachedArray(ArrayBase):
 
         Asks the source only if nothing is cached yet. Raises as `Source.open_array` does.
         """
-        entry = Entry.open(manager, folder, origin)
+        moment = manager.moment(folder)
+        entry = Entry.open(manager, folder, origin, moment.generation)
         geometry = entry.geometry if entry else Geometry.of(source.open_array(path))
-        return None if geometry is None else cls(manager, folder, origin, source, path, entry, geometry)
+        if geometry is None:
+            return None
+        return cls(manager, folder, origin, source, path, View.of(moment, geometry, entry))
 
     def __reduce__(self) -> tuple[Any, ...]:
         manager = self._manager
         place = (str(manager.cache_root), manager.limits)
         return _reopened, (*place, str(self._folder), self._origin, self._source, self._path)
 
+    @property
+    def geometry(self) -> Geometry:
+        """Shape and type as they are now. Raises as `open` does if the volume was written and has to be looked at again."""
+        return self._current().geometry
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.geometry.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
+        return self.geometry.dtype
+
+    @property
+    def chunks(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.geometry.chunks
+
     def read(self, slices: Sequence[slice], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        entry = self._entry
-        try:
-            if entry is not None:
-                result, missing = entry.native.read(slices, out)
+        view, found = self._view, None
+        result: npt.NDArray[Any]
+        if view.native is not None:
+            try:
+                result, missing = view.native.read(slices, out)
                 if missing is None:
                     if not self._manager.started:
                         self._manager.start()
                     return result
-            selection = Selection.of(slices, self.shape)
-            if entry is None:
-                result = _cachecore.recycled(selection.count, self.dtype) if out is None else out
-                check_out(result, selection.count, self.dtype)
-                missing = None
-        except TypeError:
-            Selection.of(slices, self.shape)  # says it better
-            raise
-        except MemoryError:
-            raise no_room(self._where, Selection.of(slices, self.shape).count, self.dtype) from None
-        self._complete(entry, [(selection, result)], missing)
-        return result
+                found = None if result is None else (view, result, missing)
+            except (TypeError, ValueError, IndexError, MemoryError):
+                pass  # what follows says it better
+
+        def request(geometry: Geometry) -> _Request:
+            selection = Selection.of(slices, geometry.shape)
+            return _Request(
+                selection.count,
+                lambda native: native.read(slices, out),
+                lambda result: [(selection, result)],
+            )
+
+        return self._answer(request, out, found)
 
     @property
     def _where(self) -> str:
@@ -109,49 +144,63 @@ class CachedArray(ArrayBase):
         self, starts: npt.ArrayLike, size: Sequence[int], out: npt.NDArray[Any] | None = None
     ) -> npt.NDArray[Any]:
         """Boxes of one size, `starts` (n, ndim) → (n, *size), in one native call on all cores (at most four)."""
-        corners, extent = check_boxes(starts, size, self.shape), tuple(size)
-        shape = (len(corners), *extent)
-        entry = self._entry
-        try:
-            if entry is not None:
-                result, missing = entry.native.patches(corners, extent, out)
+        view, found = self._view, None
+        result: npt.NDArray[Any]
+        if view.native is not None:
+            try:
+                corners = check_boxes(starts, size, view.geometry.shape)
+                result, missing = view.native.patches(corners, tuple(size), out)
                 if missing is None:
                     self._manager.start()
                     return result
-            else:
-                result = (
-                    _cachecore.recycled(shape, self.dtype)
-                    if out is None
-                    else check_out(out, shape, self.dtype)
-                )
-                missing = None
-        except MemoryError:
-            raise no_room(self._where, shape, self.dtype) from None
-        forwards, single = (False,) * self.ndim, (1,) * self.ndim
-        boxes = [Selection(tuple(map(int, corner)), single, extent, forwards) for corner in corners]
-        self._complete(entry, list(zip(boxes, result, strict=True)), missing)
-        return result
+                found = None if result is None else (view, result, missing)
+            except (TypeError, ValueError, IndexError, MemoryError):
+                pass  # what follows says it better
 
-    def held(self, index: int) -> Any | None:
-        """The decoded bytes of a chunk if they are at hand (buffer protocol; empty: all fill value). Never asks the source."""
-        entry = self._entry
-        return None if entry is None else entry.native.block(index)
+        def request(geometry: Geometry) -> _Request:
+            corners, extent = check_boxes(starts, size, geometry.shape), tuple(size)
+            forwards, single = (False,) * len(extent), (1,) * len(extent)
 
-    def chunk(self, index: int) -> Any:
-        """The decoded bytes of one cached chunk in C order (buffer protocol).
+            def split(result: npt.NDArray[Any]) -> list[Box]:
+                parts = (Selection(tuple(map(int, corner)), single, extent, forwards) for corner in corners)
+                return list(zip(parts, result, strict=True))
+
+            return _Request(
+                (len(corners), *extent), lambda native: native.patches(corners, extent, out), split
+            )
+
+        return self._answer(request, out, found)
+
+    def held(self, name: str) -> Any | None:
+        """The decoded bytes of the chunk of that name if they are at hand (buffer protocol; empty: all fill value).
+
+        Never asks the source.
+        """
+        view = self._view
+        if view.native is None or (index := chunk_index(view.geometry, name)) is None:
+            return None
+        return view.native.block(index)
+
+    def chunk(self, name: str) -> Any | None:
+        """The decoded bytes of the cached chunk of that name in C order (buffer protocol); None if there is no such chunk.
 
         Edge chunks are whole: what lies outside the array is fill value.
         """
-        block = self.held(index)
+        view = self._current()
+        geometry = view.geometry
+        index = chunk_index(geometry, name)
+        if index is None:
+            return None
+        block = None if view.entry is None else view.entry.native.block(index)
         if block is not None and len(block):
             return block
-        at = np.unravel_index(index, grid(self.shape, self.chunks)) if self.shape else ()
-        corner = [int(i) * c for i, c in zip(at, self.chunks, strict=True)]
-        whole = np.empty(self.chunks, self.dtype)
-        whole[...] = np.frombuffer(self.geometry.fill, self.dtype)[0]
+        at = np.unravel_index(index, grid(geometry.shape, geometry.chunks)) if geometry.shape else ()
+        corner = [int(i) * c for i, c in zip(at, geometry.chunks, strict=True)]
+        whole = np.empty(geometry.chunks, geometry.dtype)
+        whole[...] = np.frombuffer(geometry.fill, geometry.dtype)[0]
         inside = [
             slice(first, min(first + c, n))
-            for first, c, n in zip(corner, self.chunks, self.shape, strict=True)
+            for first, c, n in zip(corner, geometry.chunks, geometry.shape, strict=True)
         ]
         if block is None:
             part = self.read(inside)
@@ -160,77 +209,126 @@ class CachedArray(ArrayBase):
 
     def chunk_names(self, at_source: Callable[[str], bool]) -> Iterator[str]:
         """Names of the cached chunks whose source chunk is there, by its own name."""
-        array = self._source.open_array(self._path)
+        geometry, array = self.geometry, self._source.open_array(self._path)
         metadata, unit = array.metadata, array.shards or array.chunks
-        for chunk in range(int(np.prod(grid(self.shape, self.chunks), dtype=np.int64))):
-            origin, _ = self.geometry.cell_box(self.geometry.cell_of(chunk))
+        for chunk in range(int(np.prod(grid(geometry.shape, geometry.chunks), dtype=np.int64))):
+            origin, _ = geometry.cell_box(geometry.cell_of(chunk))
             if at_source(metadata.encode_chunk_key(tuple(o // u for o, u in zip(origin, unit, strict=True)))):
-                yield chunk_name(self.geometry, chunk)
+                yield chunk_name(geometry, chunk)
 
-    def forget(self) -> None:
-        """What was cached is gone: ask the source again, for everything."""
-        self.forgotten = True
-        self._changes += 1
-        self._entry = None
-        self._source.forget()
+    # What is known
+
+    def _current(self) -> View:
+        """What is known as of now: looked up again if the volume, or something that shares its number, was changed."""
+        view = self._view
+        if view.moment.stands():
+            return view
+        moment = self._manager.generations.moment(self._slots)
+        entry = Entry.open(self._manager, self._folder, self._origin, moment.generation, view.entry)
+        if entry is not None and entry is view.entry:
+            entry.native.accept(moment.generation)
+            view = View.of(moment, view.geometry, entry)
+        else:
+            if view.entry is not None:
+                self._manager.drop(view.entry.native.id)
+            geometry = entry.geometry if entry else Geometry.of(self._source.open_array(self._path))
+            if geometry is None:
+                raise self._changed()
+            view = View.of(moment, geometry, entry)
+        self._view = view
+        return view
+
+    def _unchanged(self, view: View) -> bool:
+        """Whether nothing was discarded since `view` was current. It does not count that the array began to be cached."""
+        return view.moment.stands() and (view.entry is None or self._view.entry is view.entry)
+
+    def _changed(self) -> NotFoundError:
+        return NotFoundError(f"{self._where} has changed at its source since it was opened; call refresh()")
 
     # What is missing
 
-    def _complete(self, entry: Entry | None, boxes: list[Box], missing: Sequence[int] | None) -> None:
-        """Fill in what the native core did not find in `entry` (None: everything).
+    def _answer(
+        self,
+        request_of: Callable[[Geometry], _Request],
+        out: npt.NDArray[Any] | None,
+        found: tuple[View, npt.NDArray[Any], Sequence[int]] | None = None,
+    ) -> npt.NDArray[Any]:
+        """The result of a request: what is cached is copied (that may be `found` already), what is missing is fetched.
 
-        If the entry is discarded meanwhile, what was copied from it may be older than what comes after: all is read again.
+        If the volume is written meanwhile, what was copied may be older than what comes after: all is read again.
         """
         self._manager.start()
-        for _ in range(_ROUNDS):
-            changes = self._changes
-            if entry is not None and entry.native.encoded and missing is not None:
-                missing = self._decode_cached(entry, boxes, missing)
-            self._paste_cells(boxes, self._cells(boxes, missing), self._fetched)
-            if self._changes == changes and (entry is None or self._entry is entry):
-                return
-            entry, missing = self._entry, None
-        self._paste_cells(boxes, self._cells(boxes, None), self._read_source)
+        for turn in range(_ROUNDS):
+            last = turn == _ROUNDS - 1  # then from the source alone, which always answers
+            view = self._current() if found is None else found[0]
+            geometry, entry = view.geometry, None if last else view.entry
+            request = request_of(geometry)
+            result: npt.NDArray[Any]
+            missing: Sequence[int] | None = None
+            try:
+                if found is not None:
+                    (_, result, missing), found = found, None
+                elif entry is not None:
+                    result, missing = request.copied(entry.native)
+                    if result is None:  # discarded this very moment
+                        continue
+                    if missing is None:
+                        return result
+                elif out is None:
+                    result = _cachecore.recycled(request.shape, geometry.dtype)
+                else:
+                    result = check_out(out, request.shape, geometry.dtype)
+            except MemoryError:
+                raise no_room(self._where, request.shape, geometry.dtype) from None
+            try:
+                self._fill(view, entry, request.boxes(result), missing, fetch=not last)
+            except CopickError:
+                if last or self._unchanged(view):
+                    raise
+            else:
+                if last or self._unchanged(view):
+                    return result
+        raise AssertionError("the last round returns or raises")
 
-    def _cells(self, boxes: list[Box], missing: Sequence[int] | None) -> list[int]:
-        """The source cells that hold missing chunks (None: that the boxes touch), ascending."""
-        if missing is not None:
-            return sorted({self.geometry.cell_of(chunk) for chunk in missing})
-        across = grid(self.shape, self.geometry.cells)
-        cells: set[int] = set()
-        for selection, _ in boxes:
-            coordinates = [
-                np.unique((first + step * np.arange(n)) // extent)
-                for first, step, n, extent in zip(
-                    selection.start, selection.step, selection.count, self.geometry.cells, strict=True
-                )
-            ]
-            if not across:
-                return [0]
-            if all(len(along) for along in coordinates):
-                grid_of_box = np.meshgrid(*coordinates, indexing="ij")
-                cells.update(np.ravel_multi_index(grid_of_box, across).ravel().tolist())
-        return sorted(cells)
+    def _fill(
+        self, view: View, entry: Entry | None, boxes: list[Box], missing: Sequence[int] | None, *, fetch: bool
+    ) -> None:
+        """Fill in what the native core did not find in `entry` (None: everything)."""
+        if entry is not None and entry.native.encoded and missing is not None:
+            missing = self._decode_cached(entry, boxes, missing)
+        cells = _cells(view.geometry, boxes, missing)
+        self._paste_cells(view, boxes, cells, self._fetched if fetch else self._read_source)
 
     def _paste_cells(
-        self, boxes: list[Box], cells: Sequence[int], read: Callable[[int], npt.NDArray[Any] | None]
+        self,
+        view: View,
+        boxes: list[Box],
+        cells: Sequence[int],
+        read: Callable[[View, int], npt.NDArray[Any] | None],
     ) -> None:
         """Read cells, a few at the same time, and copy them into the boxes that they touch."""
-        cell_bytes = int(np.prod(self.geometry.cells, dtype=np.int64)) * self.dtype.itemsize
+        geometry = view.geometry
+        cell_bytes = int(np.prod(geometry.cells, dtype=np.int64)) * geometry.dtype.itemsize
         ahead = max(2, min(2 * self._manager.fetch_threads, _IN_FLIGHT // max(cell_bytes, 1)))
         flights: deque[tuple[int, Future[npt.NDArray[Any] | None]]] = deque()
         pending = iter(cells)
+
+        def flight_of(cell: int) -> Future[npt.NDArray[Any] | None]:
+            # Who asks after a change does not share what was asked for before.
+            key = f"{self._folder}:{view.moment.generation}:{read.__name__}"
+            return self._manager.flight((key, cell), partial(read, view, cell))
+
         try:
             while True:
                 for cell in islice(pending, ahead - len(flights)):
-                    flights.append((cell, self._flight(cell, read)))
+                    flights.append((cell, flight_of(cell)))
                 if not flights:
                     return
                 cell, flight = flights.popleft()
-                data = self._await(cell, flight, read)
+                data = _landed(flight, partial(flight_of, cell))
                 if data is None:  # another process has cached it meanwhile
-                    data = self._cached_cell(cell)
-                origin, _ = self.geometry.cell_box(cell)
+                    data = self._cached_cell(view, cell)
+                origin, _ = geometry.cell_box(cell)
                 for selection, out in boxes:
                     paste(out, selection, data, origin)
         except BaseException:  # also Ctrl-C: what has not begun shall not begin
@@ -238,92 +336,78 @@ class CachedArray(ArrayBase):
                 flight.cancel()
             raise
 
-    def _flight(self, cell: int, read: Callable[[int], Any]) -> Future[npt.NDArray[Any] | None]:
-        return self._manager.flight((f"{self._folder}:{read.__name__}", cell), partial(read, cell))
-
-    def _await(
-        self, cell: int, flight: Future[npt.NDArray[Any] | None], read: Callable[[int], Any]
-    ) -> npt.NDArray[Any] | None:
-        while True:
-            try:
-                return flight.result()
-            except CancelledError:  # another thread, interrupted, cancelled the flight that we share
-                flight = self._flight(cell, read)
-
-    def _cached_cell(self, cell: int) -> npt.NDArray[Any]:
+    def _cached_cell(self, view: View, cell: int) -> npt.NDArray[Any]:
         """A whole cell from the cache; from the source, if what was cached is gone again or does not check."""
-        _, box = self.geometry.cell_box(cell)
-        entry = self._entry
-        if entry is not None:
+        _, box = view.geometry.cell_box(cell)
+        entry = self._view.entry
+        result: npt.NDArray[Any]
+        if entry is not None and entry.geometry.same_data(view.geometry):
             result, missing = entry.native.read(box)
-            if missing is not None and entry.native.encoded:
+            if result is not None and missing is not None and entry.native.encoded:
                 missing = (
-                    self._decode_cached(entry, [(Selection.of(box, self.shape), result)], missing) or None
+                    self._decode_cached(entry, [(Selection.of(box, entry.geometry.shape), result)], missing)
+                    or None
                 )
-            if missing is None:
+            if result is not None and missing is None:
                 return result
-        return self._read_source(cell)
+        return self._read_source(view, cell)
 
-    def _fetched(self, cell: int) -> npt.NDArray[Any] | None:
+    def _fetched(self, view: View, cell: int) -> npt.NDArray[Any] | None:
         """Fetch a cell and cache it. None if it is in the cache already: another process was faster."""
         with self._manager.exclusive(f"{self._folder}:{cell}"):
-            entry = self._current()
-            origin, box = self.geometry.cell_box(cell)
+            entry = self._adopt(view)
+            origin, box = view.geometry.cell_box(cell)
             if entry is not None and entry.holds(origin, tuple(each.stop - each.start for each in box)):
                 return None
-            with self._manager.standing(self._folder) as stands:
-                data = self._read_source(cell)
-                try:
-                    if entry is None:
-                        documents = self._source.documents(self._path)
-                        entry = self._adopt(
-                            Entry.create(
-                                self._manager,
-                                self._folder,
-                                self._origin,
-                                self.geometry,
-                                documents,
-                                self._path,
-                                data,
-                            )
-                        )
-                    if entry is not None and stands():  # else `data` may be of an older version
-                        entry.keep(data, origin)
-                except Exception as error:  # noqa: BLE001 (whatever fails here, the reader has its data)
-                    self._manager.failed("insert", error)
+            moment = self._manager.generations.moment(self._slots)
+            data = self._read_source(view, cell)
+            try:
+                if entry is None and view.moment.may_keep():
+                    documents = self._source.documents(self._path)
+                    begun = Entry.create(
+                        self._manager,
+                        self._folder,
+                        self._origin,
+                        view.geometry,
+                        documents,
+                        self._path,
+                        data,
+                        moment,
+                    )
+                    entry = None if begun is None else self._adopt(view)
+                if entry is not None and moment.may_keep():
+                    entry.keep(data, origin)
+            except FileNotFoundError:  # discarded this very moment
+                pass
+            except Exception as error:  # noqa: BLE001 (whatever fails here, the reader has its data)
+                self._manager.failed("insert", error)
             return data
 
-    def _current(self) -> Entry | None:
-        """What is cached now, perhaps begun or discarded by another process."""
-        entry = self._entry
-        if entry is not None and entry.discarded:
-            self._changes += 1
-            self._entry = None
-        return self._adopt(Entry.open(self._manager, self._folder, self._origin, self._entry))
-
-    def _adopt(self, entry: Entry | None) -> Entry | None:
-        if entry is not None and not entry.geometry.same_data(self.geometry):
+    def _adopt(self, view: View) -> Entry | None:
+        """What is cached now, perhaps begun or deleted by another process."""
+        known = self._view.entry
+        if known is not None and known.discarded:
+            known = None
+        entry = Entry.open(self._manager, self._folder, self._origin, view.moment.generation, known)
+        if entry is not None and not entry.geometry.same_data(view.geometry):
             entry = None
-        if self._entry is not None and (entry is None or entry.native.id != self._entry.native.id):
-            self._changes += 1
-        if entry is not None:
-            self.geometry, self.chunks = entry.geometry, entry.geometry.chunks
-        self._entry = entry
+        if entry is not self._view.entry and self._view.moment.generation == view.moment.generation:
+            geometry = entry.geometry if entry else view.geometry
+            self._view = View.of(view.moment, geometry, entry)
         return entry
 
-    def _read_source(self, cell: int) -> npt.NDArray[Any]:
+    def _read_source(self, view: View, cell: int) -> npt.NDArray[Any]:
         """A decoded cell, clipped to the array. Raises LayerError or FormatError."""
-        array = self._source.open_array(self._path)
-        if (tuple(array.shape), np.dtype(array.dtype)) != (self.shape, self.dtype):
-            raise NotFoundError(
-                f"{self._where} has changed at its source since it was opened; call refresh()"
-            )
-        origin, box = self.geometry.cell_box(cell)
-        at = tuple(first // size for first, size in zip(origin, self.geometry.cells, strict=True))
-        data = self._source.read(self._path, at, box)
+        array, geometry = self._source.open_array(self._path), view.geometry
+        found = (tuple(array.shape), np.dtype(array.dtype), tuple(array.chunks))
+        if found != (geometry.shape, geometry.dtype, geometry.cells):
+            raise self._changed()
+        origin, box = geometry.cell_box(cell)
+        at = tuple(first // size for first, size in zip(origin, geometry.cells, strict=True))
+        data = self._source.read(array, self._path, at, box)
         self._manager.count("fetched_cells")
         self._manager.count("fetched_bytes", data.nbytes)
-        return data.astype(self.dtype, copy=False).reshape([each.stop - each.start for each in box])
+        return data.astype(geometry.dtype, copy=False).reshape([each.stop - each.start for each in box])
 
     def _decode_cached(self, entry: Entry, boxes: list[Box], missing: Sequence[int]) -> list[int]:
         """Paste the chunks that lie encoded on disk; returns those that do not."""
@@ -337,11 +421,53 @@ class CachedArray(ArrayBase):
             if decoded is None:
                 lacking.append(chunk)
                 continue
-            at = np.unravel_index(chunk, grid(self.shape, entry.geometry.chunks)) if self.shape else ()
-            origin = [int(i) * c for i, c in zip(at, entry.geometry.chunks, strict=True)]
+            geometry = entry.geometry
+            at = np.unravel_index(chunk, grid(geometry.shape, geometry.chunks)) if geometry.shape else ()
+            origin = [int(i) * c for i, c in zip(at, geometry.chunks, strict=True)]
             for selection, out in boxes:
                 paste(out, selection, decoded, origin)
         return lacking
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a reader asked for, given the array's geometry."""
+
+    shape: tuple[int, ...]
+    copied: Callable[[_cachecore.Array], tuple[Any, Sequence[int] | None]]
+    """Copies what is cached, see `_cachecore.Array.read`."""
+    boxes: Callable[[npt.NDArray[Any]], list[Box]]
+    """The parts of a result."""
+
+
+def _cells(geometry: Geometry, boxes: list[Box], missing: Sequence[int] | None) -> list[int]:
+    """The source cells that hold missing chunks (None: that the boxes touch), ascending."""
+    if missing is not None:
+        return sorted({geometry.cell_of(chunk) for chunk in missing})
+    across = grid(geometry.shape, geometry.cells)
+    cells: set[int] = set()
+    for selection, _ in boxes:
+        coordinates = [
+            np.unique((first + step * np.arange(n)) // extent)
+            for first, step, n, extent in zip(
+                selection.start, selection.step, selection.count, geometry.cells, strict=True
+            )
+        ]
+        if not across:
+            return [0]
+        if all(len(along) for along in coordinates):
+            grid_of_box = np.meshgrid(*coordinates, indexing="ij")
+            cells.update(np.ravel_multi_index(grid_of_box, across).ravel().tolist())
+    return sorted(cells)
+
+
+def _landed(flight: Future[T], again: Callable[[], Future[T]]) -> T:
+    """The result of a flight that others may share."""
+    while True:
+        try:
+            return flight.result()
+        except CancelledError:  # another thread, interrupted, cancelled it
+            flight = again()
 
 
 def _reopened(
@@ -352,7 +478,10 @@ def _reopened(
         manager = open_manager(cache_root, **limits)
     except (OSError, CacheError):
         manager = None
-    array = None if manager is None else CachedArray.open(manager, Path(folder), origin, source, path)
+    array = None
+    if manager is not None:
+        source.moment = partial(manager.moment, Path(folder))
+        array = CachedArray.open(manager, Path(folder), origin, source, path)
     return ZarrArray(source.open_array(path), f"{source.where}/{path}") if array is None else array
 
 

@@ -107,19 +107,10 @@ class Budget:
         return None if totals is None else totals[0]
 
     def release(self, size: int) -> None:
-        """Chunk files of this many bytes were removed."""
+        """Chunk files of this many bytes were removed; other processes shall let go of them, too."""
         with contextlib.suppress(OSError):
             self._add(-size)
-
-    @staticmethod
-    def size_of(folder: Path, geometry: Geometry) -> int:
-        """Bytes of the chunk files of an array."""
-        size = 0
-        for path in folder.rglob("*"):
-            with contextlib.suppress(OSError):
-                if chunk_index(geometry, path.relative_to(folder).as_posix()) is not None:
-                    size += path.lstat().st_size
-        return size
+            self._usage.add(evictions=1)
 
     def _add(self, size: int, *, reserving: int = 0) -> int:
         """Add to the shared number; counts the files first if nobody knows it. Raises OSError."""
@@ -214,7 +205,7 @@ class Budget:
         arrays: dict[int, tuple[str, dict[str, Any]]] = {}
         rows: list[tuple[int, int, int, int]] = []
         self._native.index_clear()
-        for folder, (geometry, id), files in _cached_files(self._root):
+        for folder, (geometry, id), files in cached_files(self._root):
             self.layouts[id] = (folder, geometry)
             arrays[id] = (folder.relative_to(self._root).as_posix(), geometry.to_json())
             for name, size, used in files:
@@ -238,7 +229,7 @@ def read_layout(folder: Path) -> tuple[Geometry, int] | None:
         return None
 
 
-def _cached_files(root: Path) -> Iterator[tuple[Path, tuple[Geometry, int], list[tuple[str, int, float]]]]:
+def cached_files(root: Path) -> Iterator[tuple[Path, tuple[Geometry, int], list[tuple[str, int, float]]]]:
     """Every cached array (folder, geometry and id) with files of it (relative name, size, last use)."""
     stale = time.time() - STALE_TEMPORARY_S
     pending: list[tuple[Path, Path, tuple[Geometry, int] | None]] = [(root, root, None)]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from copick.cache.generations import Moment
     from copick.cache.manager import CacheManager
 
 DOCUMENTS = ".zarr_info"
@@ -40,9 +41,17 @@ class Entry:
 
     @classmethod
     def open(
-        cls, manager: CacheManager, folder: Path, origin: info.Origin, known: Entry | None = None
+        cls,
+        manager: CacheManager,
+        folder: Path,
+        origin: info.Origin,
+        generation: int,
+        known: Entry | None = None,
     ) -> Entry | None:
-        """What is cached in `folder` from `origin` (`known`, if it is that); None if there is nothing that can be used."""
+        """What is cached in `folder` from `origin` (`known`, if it is that); None if there is nothing that can be used.
+
+        `generation`: what the folder's was before this call.
+        """
         file = _signature(folder / info.FILE)
         if known is not None and file is not None and file == known._file:
             return known
@@ -54,8 +63,10 @@ class Entry:
             geometry = Geometry.from_json(array["geometry"])
             native = _cachecore.Array(
                 manager.native, array["id"], str(folder), geometry.shape, geometry.chunks, geometry.dtype,
-                geometry.fill, geometry.prefix, array["format"] == "encoded",
+                geometry.fill, geometry.prefix, array["format"] == "encoded", manager.slots(folder), generation,
             )  # fmt: skip
+        except FileNotFoundError:  # discarded this very moment
+            return None
         except (KeyError, TypeError, ValueError, OSError) as error:
             manager.failed("open", error)
             return None
@@ -72,29 +83,38 @@ class Entry:
         documents: dict[str, bytes | None],
         path: str,
         sample: npt.NDArray[Any],
+        moment: Moment,
     ) -> Entry | None:
         """Begin to cache the array at `path`; the first to do so decides, from some data of it, how chunks are kept.
 
-        Raises OSError. None if another version was begun meanwhile that cannot be used.
+        Raises OSError. None if another version was begun meanwhile that cannot be used, or if the array was written since the
+        `moment` when it was asked for.
         """
         encoded = {"raw": False, "encoded": True, "auto": _compresses(sample, geometry)}[manager.disk_format]
         stored = "encoded" if encoded else "raw"
         with manager.exclusive(f"{folder}:create"):
-            entry = cls.open(manager, folder, origin)
+            entry = cls.open(manager, folder, origin, moment.generation)
             if entry is not None and entry.geometry.same_data(geometry):  # another was faster
                 return entry
+            if not moment.may_keep():
+                return None
             if folder.is_dir() and any(name != DOCUMENTS for name in os.listdir(folder)):
                 # Damaged, or of another place, shape or version: no chunk of it can be trusted.
                 manager.remove(folder)
             name, document = zarr_document(geometry, documents, path, stored=stored)
-            info.write(folder / name, document)
             item = {
                 "path": path,
                 "cached_at": info.timestamp(),
                 "array": {"id": secrets.randbits(62) + 1, "format": stored, "geometry": geometry.to_json()},
             }
-            info.write(folder / info.FILE, info.seal(origin.mark(item)), keep_first=True)
-            return cls.open(manager, folder, origin)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with info.Directory(folder) as there:
+                if not moment.may_keep():
+                    return None
+                # If it is discarded from now on, what is written goes with it.
+                there.write(name, document)
+                there.write(info.FILE, info.seal(origin.mark(item)), keep_first=True)
+            return cls.open(manager, folder, origin, moment.generation)
 
     def holds(self, origin: tuple[int, ...], extent: tuple[int, ...]) -> bool:
         """Whether every chunk of a box is on disk."""
@@ -135,9 +155,10 @@ class Entry:
         return self._check(error)
 
     def _check(self, error: int) -> None:
-        if error:
+        if error == errno.ENOENT:
+            self.discarded = True
+        elif error:
             self._manager.failed("insert", error)
-        self.discarded = self.discarded or error == errno.ENOENT
 
     def decode(self, chunk: int) -> npt.NDArray[Any] | None:
         """A chunk that lies encoded on disk, decoded and kept in memory; None if there is none that can be used."""

@@ -6,13 +6,14 @@ win), so it is whole or absent. One that does not check is treated as absent.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from copick import _cachecore
 
@@ -82,25 +83,54 @@ def write(path: Path, data: bytes, *, keep_first: bool = False) -> bool:
         OSError: Nothing was written; no temporary is left.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o600), "wb") as file:
-            file.write(data)
-        if keep_first:
-            return _link(temporary, path)
-        os.replace(temporary, path)
-        return True
-    finally:
-        temporary.unlink(missing_ok=True)
+    with Directory(path.parent) as there:
+        return there.write(path.name, data, keep_first=keep_first)
 
 
-def _link(temporary: Path, path: Path) -> bool:
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a filesystem without hard links: the last writer wins there
-        if path.exists():
+class Directory:
+    """A directory to write to, also after it was moved. (Where the system has no such thing: what has its path.)"""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self._fd = os.open(path, os.O_RDONLY) if os.open in os.supports_dir_fd else None
+        self._path = path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+    def write(self, name: str, data: bytes, *, keep_first: bool = False) -> bool:
+        """As the function of this name."""
+        temporary = self._at(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY
+        try:
+            with open(os.open(temporary, flags, 0o600, dir_fd=self._fd), "wb") as file:
+                file.write(data)
+            if keep_first:
+                return self._link(temporary, self._at(name))
+            self._rename(temporary, self._at(name))
+            return True
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=self._fd)
+
+    def _at(self, name: str) -> str:
+        return name if self._fd is not None else os.path.join(self._path, name)
+
+    def _rename(self, old: str, new: str) -> None:
+        os.replace(old, new, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def _link(self, temporary: str, name: str) -> bool:
+        try:
+            os.link(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except FileExistsError:
             return False
-        os.replace(temporary, path)
-    return True
+        except OSError:  # a filesystem without hard links: the last writer wins there
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(name, dir_fd=self._fd)
+                return False
+            self._rename(temporary, name)
+        return True

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
 try:
@@ -29,13 +29,15 @@ _BUSY: Final = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
 class RangeLocks:
-    """Exclusive locks named by numbers, shared by all processes that use the same folder."""
+    """Locks named by numbers, for all processes that use the same folder. A number is for `hold` or for `share`, not both."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._fd: int | None = None
         # By threads of this process: one descriptor's locks do not exclude each other.
         self._held: set[int] = set()
+        # How many threads of this process share a lock, and what lets go of it.
+        self._shared: dict[int, tuple[int, Callable[[], None]]] = {}
         self._mutex = threading.Lock()
 
     @contextmanager
@@ -57,17 +59,63 @@ class RangeLocks:
     def after_fork(self) -> None:
         """In a forked child: let go of the parent's descriptor, or it would keep the parent's locks should the parent die."""
         self._mutex = threading.Lock()
-        self._held = set()
+        self._held, self._shared = set(), {}
         if self._fd is not None:
             os.close(self._fd)  # releases nothing while the parent has it open
             self._fd = None
+
+    @contextmanager
+    def share(self, numbers: Iterable[int]) -> Iterator[None]:
+        """Hold locks inside the block that many may hold at once, for `taken` to see. Never waits.
+
+        Raises OSError if the lock file cannot be used.
+        """
+        mine: list[int] = []
+        try:
+            for number in dict.fromkeys(numbers):
+                with self._mutex:
+                    count, release = self._shared.get(number) or (0, self._share(number))
+                    self._shared[number] = (count + 1, release)
+                mine.append(number)
+            yield
+        finally:
+            for number in mine:
+                with self._mutex:
+                    count, release = self._shared[number]
+                    self._shared[number] = (count - 1, release)
+                    if count == 1:
+                        del self._shared[number]
+                        release()
+
+    def taken(self, numbers: Collection[int]) -> bool:
+        """Whether anyone, here or in another process, holds one of these locks for `share`. Raises OSError."""
+        with self._mutex:
+            if any(number in self._shared for number in numbers):
+                return True
+            return any(map(self._is_shared, numbers))
+
+    def _share(self, number: int) -> Callable[[], None]:
+        if _OFD is not None:
+            return self._lock_range(number, fcntl.F_RDLCK) or (lambda: None)
+        # Of the small files, more than one number has the same; on Windows only one process at a time has it.
+        return self._lock_file(number, "share", shared=True) or (lambda: None)  # another has it, or is asking
+
+    def _is_shared(self, number: int) -> bool:
+        if _OFD is not None:
+            answer = fcntl.fcntl(self._opened(), fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, number))
+            return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
+        release = self._lock_file(number, "share")
+        if release is None:
+            return True
+        release()
+        return False
 
     def _lock(self, number: int) -> Callable[[], None] | None:
         """Take the lock and return what releases it, or None if it is taken. Raises OSError."""
         with self._mutex:
             if number in self._held:
                 return None
-            release = self._lock_range(number) if _OFD is not None else self._lock_file(number)
+            release = self._lock_range(number) if _OFD is not None else self._lock_file(number, "lock")
             if release is None:
                 return None
             self._held.add(number)
@@ -79,12 +127,15 @@ class RangeLocks:
 
         return unlock
 
-    def _lock_range(self, number: int) -> Callable[[], None] | None:
+    def _opened(self) -> int:
         if self._fd is None:
             self._fd = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fd, start = self._fd, number & (2**62 - 1)
+        return self._fd
+
+    def _lock_range(self, number: int, kind: int | None = None) -> Callable[[], None] | None:
+        fd, start = self._opened(), number & (2**62 - 1)
         try:
-            fcntl.fcntl(fd, _OFD, _flock(fcntl.F_WRLCK, start))
+            fcntl.fcntl(fd, _OFD, _flock(fcntl.F_WRLCK if kind is None else kind, start))
         except OSError as error:
             if error.errno in _BUSY:
                 return None
@@ -95,11 +146,11 @@ class RangeLocks:
 
         return release
 
-    def _lock_file(self, number: int) -> Callable[[], None] | None:
-        fd = os.open(self._folder / f"lock-{number % _SLOTS:03d}", os.O_RDWR | os.O_CREAT, 0o600)
+    def _lock_file(self, number: int, name: str, *, shared: bool = False) -> Callable[[], None] | None:
+        fd = os.open(self._folder / f"{name}-{number % _SLOTS:03d}", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if fcntl is not None:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             else:
                 import msvcrt
 

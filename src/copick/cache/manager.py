@@ -3,6 +3,7 @@
 Layout (the folder is itself a copick project that zarr tools can read):
 
     .cache_metadata/entries.db, stats.json, usage, locks   hints; all can be deleted at any time
+    .cache_metadata/generations                             what changed, see generations.py; can be deleted, too
     .cache_metadata/source                                  which place's data lies in the root; that of others is in sources/
     ExperimentRuns/.../X.zarr/N/.cache_info                 the truth about one cached array; its absence means "not cached"
     ExperimentRuns/.../X.zarr/N/<chunk>                     payload and CRC-32C
@@ -28,18 +29,20 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from copick import _cachecore
 from copick.cache import info
-from copick.cache.budget import Budget
+from copick.cache.budget import Budget, cached_files
+from copick.cache.generations import Generations, slots_of
+from copick.cache.geometry import chunk_index
 from copick.cache.journal import Journal
 from copick.cache.locks import RangeLocks
 from copick.cache.pool import DaemonPool
 from copick.errors import CacheError
-from copick.util.folders import standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
     from copick.cache.array import CachedArray
+    from copick.cache.generations import Moment, Slots
     from copick.cache.geometry import Geometry
 
 logger = logging.getLogger("copick.cache")
@@ -78,6 +81,7 @@ class CacheManager:
         self._decoded_bytes = decoded_bytes
         self.native = _cachecore.Cache(decoded_bytes=decoded_bytes)
         self.locks = RangeLocks(metadata)
+        self.generations = Generations(metadata / "generations", self.native, self.locks)
         self.journal = Journal(self.db_path, self.native.drain, self._tick)
         self.budget = Budget(
             self.cache_root, max_size_bytes, self.native, self.journal, self.locks, self.count
@@ -96,6 +100,7 @@ class CacheManager:
         self._warned: set[str] = set()
         self._counts: dict[str, int] = {}
         self.locks.after_fork()
+        self.generations.after_fork()
         self.journal.after_fork()
         self.budget.after_fork()
 
@@ -161,6 +166,7 @@ class CacheManager:
     def _tick(self) -> None:
         """Upkeep on the journal's thread, every few seconds. Raises OSError."""
         _cachecore.pool_trim(IDLE_BUFFER_S)
+        self.generations.renew()
         self.budget.heal()
         if (stats := self.get_stats()) != self._stats_written:
             self.write_stats()
@@ -198,42 +204,107 @@ class CacheManager:
         for chunk in written:
             self.native.index_add(id, chunk, size, stamp)
 
+    # What stopped being true
+
+    def slots(self, path: Path) -> Slots:
+        """What tells, to `generations`, that the item at `path` or a folder above it was discarded."""
+        root, item = os.fspath(self.cache_root), os.fspath(path)
+        if item == root:
+            return slots_of("")
+        if not item.startswith(root + os.sep):
+            raise ValueError(f"{item} is not in the cache {root}")
+        return slots_of(item[len(root) + 1 :])
+
+    def moment(self, path: Path) -> Moment:
+        """To be taken before something is asked for that is kept at `path`."""
+        return self.generations.moment(self.slots(path))
+
     @contextlib.contextmanager
-    def standing(self, folder: Path) -> Iterator[Callable[[], bool]]:
-        """Yields what tells whether `folder` still is the directory that it was: discarding it moves it away."""
-        with contextlib.suppress(OSError):  # if it cannot be made, nothing will be kept in it
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with standing(folder) as stands:
-            yield stands
+    def changing(self, *paths: Path) -> Iterator[None]:
+        """Around a change of these items at their source: it is not seen here before, but in every process after the block.
+
+        What is cached of them, and of all below, is discarded before the change, too, and nothing is kept while it goes on: should
+        the process be killed, the source is asked for whatever it has then.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self.generations.writing(*map(self.slots, paths)))
+            except OSError as error:
+                self.failed("lock", error)
+            self.forget(*paths)
+            try:
+                yield
+            finally:
+                self.forget(*paths)
+
+    def forget(self, *paths: Path) -> None:
+        """As `discard`, for several items; says in the log what could not be done."""
+        for path in paths:
+            try:
+                self.discard(path)
+            except OSError as error:
+                self.failed("invalidate", error)
 
     def discard(self, path: Path) -> None:
-        """Forget a cached item and all below it, also in arrays that are open. Raises OSError."""
-        try:
-            self.remove(path)
-        finally:
-            with self._mutex:
-                self._flights.clear()  # who asks from now on does not share what was asked for before
-            for folder, array in list(self.arrays.items()):
-                if Path(folder) == path or path in Path(folder).parents:
-                    self.arrays.pop(folder, None)
-                    array.forget()
+        """Forget a cached item and all below it, in every process. Raises OSError."""
+        slots = self.slots(path)
+        # First, so that nothing is kept that was asked for before; then, so that nobody goes on with what was there.
+        self.generations.change(slots)
+        if self.remove(path):
+            self.generations.change(slots)
 
-    def remove(self, path: Path) -> None:
-        """Remove a cached item and all below it from disk, in one step for every reader. Raises OSError."""
-        trash = self.cache_root / ".cache_metadata" / f"{info.TEMPORARY}{secrets.token_hex(8)}"
+    def outdated(self, path: Path) -> None:
+        """Ask again for the listings and documents at and below a folder; arrays stay."""
+        try:
+            self.generations.change(self.slots(path))
+        except OSError as error:
+            self.failed("invalidate", error)
+
+    def remove(self, path: Path) -> bool:
+        """Remove a cached item and all below it from disk, in one step. Whether there was one. Raises OSError."""
+        try:
+            moved = self._into_trash(path)
+        except OSError:
+            # A system that does not move what is in use: without its `.cache_info` nothing of an array is used.
+            for file in path.rglob(f"{info.FILE}*"):
+                file.unlink(missing_ok=True)
+            return True
+        if moved is None:
+            return False
+        trash = Path(moved)
+        if not trash.is_dir():
+            trash.unlink(missing_ok=True)
+            return True
+        freed = 0
+        for _, (geometry, id), files in cached_files(trash):
+            freed += sum(size for name, size, _ in files if chunk_index(geometry, name) is not None)
+            self.drop(id)
+        known = self.budget.layouts.items()
+        for id in [id for id, (folder, _) in known if folder == path or path in folder.parents]:
+            self.drop(id)
+        if freed:
+            self.budget.release(freed)
+        shutil.rmtree(trash, ignore_errors=True)
+        return True
+
+    def _into_trash(self, path: Path) -> str | None:
+        """Where a cached item was moved to; None if there was none. Raises OSError."""
+        # A writer comes here for each chunk, mostly in vain: no work before it is known that there is something.
+        trash = f"{self.db_path.parent}{os.sep}{info.TEMPORARY}{secrets.token_hex(8)}"
         try:
             os.rename(path, trash)
-        except FileNotFoundError:
-            return
-        freed = 0
-        layouts = self.budget.layouts
-        for id in [id for id, (folder, _) in layouts.items() if folder == path or path in folder.parents]:
-            folder, geometry = layouts.pop(id)
-            freed += self.budget.size_of(trash / folder.relative_to(path), geometry)
-            self.native.drop_array(id)
-            self.journal.note_discarded(id)
-        self.budget.release(freed)
-        shutil.rmtree(trash, ignore_errors=True) if trash.is_dir() else trash.unlink(missing_ok=True)
+        except (FileNotFoundError, NotADirectoryError):
+            if not os.path.lexists(path):
+                return None
+            self.db_path.parent.mkdir(mode=0o700, exist_ok=True)  # somebody deleted it
+            os.rename(path, trash)
+        return trash
+
+    def drop(self, id: int) -> None:
+        """Forget an array that is gone from disk."""
+        self.budget.layouts.pop(id, None)
+        self.native.drop_array(id)
+        self.journal.note_discarded(id)
 
     # What went wrong, and the numbers
 

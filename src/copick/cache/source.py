@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import zarr
 
+    from copick.cache.generations import Moment
+
 _SHARD_INDEXES = 256  # remembered per store
 
 
@@ -112,8 +114,11 @@ class Source:
         """`formats` is shared by the volumes of a layer: what one of them is, the next one probably is too."""
         self.where = where
         self.open_store = open_store
+        self.moment: Callable[[], Moment] | None = None
+        """Tells when what is known of the volume is out of date. Not kept when pickled."""
         self._formats = {} if formats is None else formats
         self._known: dict[str, bytes | None] = {}
+        self._asked: Moment | None = None  # as of when all of it is known
         self._begin()
 
     def _begin(self) -> None:
@@ -122,7 +127,7 @@ class Source:
         self._mutex = threading.RLock()
         self._store: Store | None = None
         self._arrays: dict[str, zarr.Array[Any]] = {}
-        self._decoders: dict[str, Decoder | None] = {}
+        self._decoders: dict[str, tuple[zarr.Array[Any], Decoder | None]] = {}
 
     @property
     def store(self) -> Store:
@@ -141,7 +146,7 @@ class Source:
 
         Two if another volume of the layer has told its zarr format, and the others only if this one differs.
         """
-        store = self.store
+        store = self._up_to_date()
         v2 = [join(path, ".zarray"), ".zattrs"]
         v3 = [join(path, "zarr.json"), "zarr.json"]
         rounds = {2: [v2, v3], 3: [v3, v2]}.get(self._formats.get("zarr", 0), [[*v2, *v3]])
@@ -165,7 +170,7 @@ class Source:
             FormatError: Its metadata cannot be understood.
             LayerError: The place failed.
         """
-        store = self.store
+        store = self._up_to_date()
         with self._mutex:
             if path not in self._arrays:
                 self._arrays[path] = self._open(store, path)
@@ -195,14 +200,17 @@ class Source:
         self._formats["zarr"] = zarr_format
         return array
 
-    def read(self, path: str, cell: tuple[int, ...], box: tuple[slice, ...]) -> npt.NDArray[Any]:
+    def read(
+        self, array: zarr.Array[Any], path: str, cell: tuple[int, ...], box: tuple[slice, ...]
+    ) -> npt.NDArray[Any]:
         """A decoded chunk (of a shard) of the array at `path`, clipped to `box`. Its memory may be a view of a larger array.
+
+        `array`: what `open_array` gave, which may be something else now.
 
         Raises:
             FormatError: The chunk is truncated, corrupt or of an unknown format.
             LayerError: The place failed.
         """
-        array = self.open_array(path)
         file = cell
         if array.shards is not None:
             file = tuple(
@@ -210,9 +218,7 @@ class Source:
             )
         key = join(path, array.metadata.encode_chunk_key(file))
         try:
-            if path not in self._decoders:
-                self._decoders[path] = Decoder.of(array)
-            decoder = self._decoders[path]
+            decoder = self._decoder(path, array)
             if decoder is None:
                 return np.asarray(array[box])
             data = run(self.store.get(key, default_buffer_prototype()))
@@ -229,10 +235,19 @@ class Source:
             raise source_error(error, join(self.where, key)) from error
         return chunk[tuple(slice(each.stop - each.start) for each in box)]
 
-    def forget(self) -> None:
-        """Ask for everything again."""
-        with self._mutex:
-            self._known, self._arrays, self._decoders = {}, {}, {}
+    def _decoder(self, path: str, array: zarr.Array[Any]) -> Decoder | None:
+        known = self._decoders.get(path)
+        if known is None or known[0] is not array:
+            known = self._decoders[path] = (array, Decoder.of(array))
+        return known[1]
+
+    def _up_to_date(self) -> Store:
+        """The store, after forgetting what is known if the volume was written since it was asked for."""
+        store = self.store
+        if self.moment is not None and (self._asked is None or not self._asked.stands()):
+            with self._mutex:
+                self._known, self._arrays, self._decoders, self._asked = {}, {}, {}, self.moment()
+        return store
 
 
 def _node_type(document: bytes) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from copick.arrays import ArraySource, ZarrArray
 from copick.cache import info
 from copick.cache.array import CachedArray
 from copick.cache.entry import DOCUMENTS
-from copick.cache.geometry import chunk_index, zarr_document
+from copick.cache.geometry import zarr_document
 from copick.cache.manager import CacheManager, open_manager
 from copick.cache.source import Source, fetch, join
 from copick.errors import CacheError, NotFoundError
@@ -64,6 +65,7 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
             where or self.local_path.name,
             formats,
         )
+        self._source.moment = partial(cache_manager.moment, self.local_path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         manager = self.cache_manager
@@ -94,7 +96,7 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
 
     def _cached(self, path: str) -> CachedArray | None:
         array = self._opened.get(path)
-        if array is not None and not array.forgotten:
+        if array is not None:
             return array
         folder = self.local_path / path if path else self.local_path
         if not folder.resolve().is_relative_to(self.cache_manager.cache_root):
@@ -140,13 +142,8 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
         """The bytes of a chunk that is cached here; None if it is not, or all fill value."""
         for path, name in self._places(key):
             array = self._opened.get(path)
-            if (
-                array is not None
-                and not array.forgotten
-                and (index := chunk_index(array.geometry, name)) is not None
-            ):
-                block = array.held(index)
-                return block if block is not None and len(block) else None
+            if array is not None and (block := array.held(name)) is not None:
+                return block if len(block) else None
         return None
 
     def _fetched(self, key: str) -> Any | None:
@@ -158,8 +155,7 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
             return None
         for path, chunk in self._places(key):
             if self._is_array(path) and (array := self._cached(path)) is not None:
-                index = chunk_index(array.geometry, chunk)
-                return None if index is None else array.chunk(index)
+                return array.chunk(chunk)
         return fetch(self.parent_store, [key])[key]
 
     def _metadata(self, key: str) -> bytes | None:
@@ -182,8 +178,9 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
     def _documents(self, path: str) -> dict[str, bytes | None]:
         """The metadata documents of the node at `path`, as the source has them; kept in `.zarr_info` once asked for."""
         file = self.local_path / path / DOCUMENTS
+        moment = self.cache_manager.moment(file)
         cached = info.read(file)
-        if cached is not None and self._origin.owns(cached):
+        if cached is not None and self._origin.owns(cached) and cached.get("generation") == moment.generation:
             return {
                 name: None if text is None else text.encode() for name, text in cached["documents"].items()
             }
@@ -197,10 +194,14 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
         lacking = [] if is_v3 else [name for name in _METADATA if name not in documents]
         fetched = fetch(self.parent_store, [join(path, name) for name in lacking]) if lacking else {}
         documents.update({name: fetched[join(path, name)] for name in lacking})
-        if any(documents.get(name) is not None for name in (".zarray", ".zgroup", "zarr.json")):
+        if (
+            any(documents.get(name) is not None for name in (".zarray", ".zgroup", "zarr.json"))
+            and moment.may_keep()
+        ):
             try:
                 texts = {name: None if data is None else data.decode() for name, data in documents.items()}
-                info.write(file, info.seal(self._origin.mark({"documents": texts})))
+                item = {"documents": texts, "generation": moment.generation}
+                info.write(file, info.seal(self._origin.mark(item)))
             except (OSError, UnicodeDecodeError) as error:
                 self.cache_manager.failed("metadata", error)
         return documents

@@ -1,17 +1,14 @@
 """A layer seen through the cache. It wraps its parent and takes its place in the stack, under the parent's name.
 
 Listings and documents are remembered in the cache folder for `max_age`; arrays go through `CachingZarrStore`. Writes go to the
-parent and forget what was remembered of the entity.
+parent; before they return, every process that uses the cache folder has forgotten what it remembered of the entity.
 """
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import logging
-import os
-import secrets
 import time
-from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +21,8 @@ from copick.kinds import CHILDREN
 from copick.layers.layer import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from zarr.abc.store import Store
@@ -35,8 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("copick.cache")
 
-_ASKED = ".asked-"
-"""In the name of a file whose answer is awaited."""
+_METADATA = {".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json"}
+"""Names of the keys that make an array or a group appear in, or go from, a listing."""
 
 
 def open_cache(config: CopickConfigCache) -> CacheManager | None:
@@ -63,6 +61,9 @@ class CachedLayer(Layer):
         self.name, self.read_only = parent.name, parent.read_only
         self._root, self._origin = manager.claim(parent.name, parent.location)
         self._formats: dict[str, int] = {}
+        # Changes with every listing and document that is forgotten: then what the parent remembers may be out of date, too.
+        self._changes = self._root / f"{info.FILE}."
+        self._asked = manager.moment(self._changes)
 
     def __repr__(self) -> str:
         return f"<CachedLayer of {self.parent!r} in {self.manager.cache_root}>"
@@ -83,30 +84,35 @@ class CachedLayer(Layer):
     # Listings and documents
 
     def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
-        file = self._listing_file(parent, kind)
-        remembered = self._remembered(file)
+        item = _Item(self, self._listing_file(parent, kind))
+        remembered = item.read()
         if remembered is not None:
             try:
                 return [kind.meta(**item) for item in remembered["items"]]
             except (ValidationError, KeyError, TypeError):  # of another version
                 pass
-        with self._learning(file) as remember:
-            found = self.parent.list(parent, kind)
-            remember({"items": [meta.model_dump(mode="json", exclude_unset=True) for meta in found]})
+        found = self._up_to_date().list(parent, kind)
+        item.keep({"items": [meta.model_dump(mode="json", exclude_unset=True) for meta in found]})
         return found
 
     def exists(self, ref: Ref) -> bool:
         return any(ref.kind.key(meta) == ref.values for meta in self.list(ref.parent, ref.kind))
 
     def load(self, ref: Ref) -> bytes:
-        file = self._document_file(ref)
-        remembered = self._remembered(file)
+        item = _Item(self, self._document_file(ref))
+        remembered = item.read()
         if remembered is not None:
             return str(remembered["text"]).encode("latin-1")
-        with self._learning(file) as remember:
-            document = self.parent.load(ref)
-            remember({"text": document.decode("latin-1")})
+        document = self._up_to_date().load(ref)
+        item.keep({"text": document.decode("latin-1")})
         return document
+
+    def _up_to_date(self) -> Layer:
+        """The parent, made to forget what it remembers if any process changed something since it was last asked."""
+        if not self._asked.stands():
+            self._asked = self.manager.moment(self._changes)
+            self.parent.refresh()
+        return self.parent
 
     def _listing_file(self, parent: Ref | None, kind: Kind) -> Path:
         return self.folder(parent) / f"{info.FILE}.{kind.name}"
@@ -115,43 +121,6 @@ class CachedLayer(Layer):
         folder = self.folder(ref)
         return folder.with_name(f"{info.FILE}.{folder.name}")
 
-    def _remembered(self, file: Path) -> dict[str, Any] | None:
-        document = info.read(file)
-        if document is None or not self._origin.owns(document):
-            return None
-        fresh = not self.manager.max_age or 0 <= time.time() - document["time"] < self.manager.max_age
-        return document if fresh else None
-
-    @contextmanager
-    def _learning(self, file: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """Yields what remembers the answer to a question asked in the block, unless a write made it old meanwhile.
-
-        A file is made before the question and renamed after it; who writes removes it in between.
-        """
-        asked = file.with_name(f"{file.name}{_ASKED}{secrets.token_hex(8)}")
-
-        def remember(what: dict[str, Any]) -> None:
-            data = info.seal(self._origin.mark({"time": time.time(), **what}))
-            try:
-                with open(os.open(asked, os.O_WRONLY | info.BINARY), "wb") as opened:
-                    opened.write(data)
-                os.replace(asked, file)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                self.manager.failed("metadata", error)
-
-        try:
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(asked, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        except OSError as error:
-            self.manager.failed("metadata", error)
-        try:
-            yield remember
-        finally:
-            with suppress(OSError):
-                asked.unlink(missing_ok=True)
-
     # Arrays
 
     def store(self, ref: Ref, *, write: bool = False) -> Store:
@@ -159,7 +128,7 @@ class CachedLayer(Layer):
         from copick.stores import WatchedStore
 
         if write:
-            return WatchedStore(self.parent.store(ref, write=True), lambda: self._forget(ref))
+            return WatchedStore(self.parent.store(ref, write=True), partial(self._writing, ref))
         if not self.exists(ref):
             return self.parent.store(ref)  # its NotFoundError says it best
         return CachingZarrStore(
@@ -174,14 +143,12 @@ class CachedLayer(Layer):
     def original(self, ref: Ref) -> Store:
         return self.parent.original(ref)
 
-    # Writes: what is remembered is forgotten also if they fail, for something may have changed
+    # Writes
 
-    @contextmanager
+    @contextlib.contextmanager
     def writing(self, ref: Ref, *, keep: bool = False) -> Iterator[Store]:
-        from copick.stores import WatchedStore
-
         with self._changing(ref), self.parent.writing(ref, keep=keep) as store:
-            yield WatchedStore(store, lambda: self._forget(ref))
+            yield store
 
     def adopt(self, ref: Ref, source: Store, *, replace: bool = True) -> None:
         with self._changing(ref):
@@ -191,62 +158,64 @@ class CachedLayer(Layer):
         with self._changing(ref):
             self.parent.create(ref)
 
-    def save(self, ref: Ref, document: bytes) -> None:
-        with self._changing(ref):
-            self.parent.save(ref, document)
-
     def delete(self, ref: Ref) -> None:
         beside = [kind for kind in CHILDREN.get(ref.kind, ()) if kind.beside]  # not in its folder
         below = [kind.ref(meta, ref) for kind in beside for meta in self.list(ref, kind)]
         with self._changing(ref, *below):
             self.parent.delete(ref)
 
-    @contextmanager
-    def _changing(self, *refs: Ref) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            for ref in refs:
-                self._forget(ref)
+    def save(self, ref: Ref, document: bytes) -> None:
+        with self._changing(ref):
+            self.parent.save(ref, document)
 
     def refresh(self, ref: Ref | None = None) -> None:
         """Forget the listings and documents at and below `ref`, and the array that `ref` itself is. Other arrays stay."""
-        folder = self.folder(ref)
-        try:
-            if ref is not None and ref.kind.payload == "array":
-                self.manager.discard(folder)
-            _unlink(folder.rglob(f"{info.FILE}.*"))
-            if ref is not None:
-                _unlink(_with_asked(self._document_file(ref)))
-                _unlink(_with_asked(self._listing_file(ref.parent, ref.kind)))
-        except OSError as error:
-            self.manager.failed("refresh", error)
+        if ref is not None and ref.kind.payload == "array":
+            self.manager.forget(self.folder(ref))
+        else:
+            self.manager.outdated(self.folder(ref))
+        if ref is not None:
+            self.manager.forget(self._document_file(ref), self._listing_file(ref.parent, ref.kind))
         self.parent.refresh(ref)
 
-    def _forget(self, ref: Ref) -> None:
-        """Everything remembered of `ref`, and that its parents did or did not have it."""
-        try:
-            self.manager.discard(self.folder(ref))
-            _unlink(_with_asked(self._document_file(ref)))
-            for each in ref.walk():
-                _unlink(_with_asked(self._listing_file(each.parent, each.kind)))
-        except OSError as error:
-            self.manager.failed("invalidate", error)
+    def _changing(self, *refs: Ref) -> AbstractContextManager[None]:
+        """Around a change of entities: all that is remembered of them, and that their parents did or did not have them."""
+        paths = [path for ref in refs for path in (self.folder(ref), self._document_file(ref))]
+        known = [self._listing_file(each.parent, each.kind) for ref in refs for each in ref.walk()]
+        return self.manager.changing(*paths, *dict.fromkeys(known), self._changes)
+
+    def _writing(self, ref: Ref, key: str) -> AbstractContextManager[None]:
+        """Around a change of one key of an array's store. A chunk neither begins nor ends an array, so listings stay."""
+        if key == "" or key.rpartition("/")[2] in _METADATA:
+            return self._changing(ref)
+        return self.manager.changing(self.folder(ref))
 
 
-def _with_asked(file: Path) -> Iterator[Path]:
-    """The file of a remembered answer, and those of questions that are being asked."""
-    yield from file.parent.glob(f"{glob.escape(file.name)}{_ASKED}*")
-    yield file
+class _Item:
+    """A listing or document in the cache folder, about to be read or asked for."""
 
+    def __init__(self, layer: CachedLayer, file: Path) -> None:
+        self._manager, self._origin, self._file = layer.manager, layer._origin, file
+        self._moment = self._manager.moment(file)
 
-def _unlink(files: Iterable[Path]) -> None:
-    """Remove the files of answers and questions: the questions first, else one could be answered meanwhile."""
-    found = {*files}
-    asked = {file for file in found if _ASKED in file.name}
-    answers = {file.with_name(file.name.partition(_ASKED)[0]) for file in asked} | found - asked
-    for file in (*asked, *answers):
-        file.unlink(missing_ok=True)
+    def read(self) -> dict[str, Any] | None:
+        """What is remembered; None if there is nothing, or it is out of date."""
+        document = info.read(self._file)
+        if document is None or not self._origin.owns(document):
+            return None
+        if document.get("generation") != self._moment.generation:
+            return None
+        max_age = self._manager.max_age
+        return document if not max_age or 0 <= time.time() - document["time"] < max_age else None
+
+    def keep(self, what: dict[str, Any]) -> None:
+        """Remember an answer, unless something was written while it was asked for."""
+        if self._moment.may_keep():
+            item = {"time": time.time(), "generation": self._moment.generation, **what}
+            try:
+                info.write(self._file, info.seal(self._origin.mark(item)))
+            except OSError as error:
+                self._manager.failed("metadata", error)
 
 
 def _reopened(parent: Layer, config: CopickConfigCache) -> Layer:
