@@ -126,7 +126,12 @@ class Ahead(ABC):
         if known is not None:
             return known
         changes = self._changes
-        found = self.place.ask(path)
+        try:
+            found = self.place.ask(path)
+        except FileNotFoundError:
+            if branch := self._branch(path):
+                self._missed(branch)
+            raise
         if changes == self._changes:  # nobody wrote while the answer was on its way
             if branch := self._branch(path):
                 self._saw(branch, path, found)
@@ -196,6 +201,10 @@ class Ahead(ABC):
     def _saw(self, branch: str, path: str, found: list[Entry]) -> None:
         """The place was asked for this folder in the ordinary way."""
 
+    @abstractmethod
+    def _missed(self, branch: str) -> None:
+        """A folder of this branch is not there."""
+
 
 class StoreAhead(Ahead):
     """An S3 store: pages of everything, in the order of the keys."""
@@ -217,6 +226,18 @@ class StoreAhead(Ahead):
         known = self._fresh(branch) or Branch()
         known.tree[path] = {*found}
         self._remember({branch: known})
+
+    def _missed(self, branch: str) -> None:
+        """What is there says that others are not, either. s3fs has asked for it already, to find out about the first."""
+        changes = self._changes
+        try:
+            found = self.place.ask(branch)
+        except FileNotFoundError:
+            if changes == self._changes:
+                self._remember({branch: Branch(whole=True)})
+        else:
+            if changes == self._changes:
+                self._saw(branch, branch, found)
 
     def _learn(self, branch: str) -> dict[str, Branch]:
         learned = {} if self._trusted else self._compared([*self._recent][-2])
@@ -311,6 +332,9 @@ class FoldersAhead(Ahead):
         return known.entries(path)
 
     def _saw(self, branch: str, path: str, found: list[Entry]) -> None:
+        pass
+
+    def _missed(self, branch: str) -> None:
         pass
 
     def _learn(self, branch: str) -> dict[str, Branch]:

@@ -1,9 +1,9 @@
 """An S3 store on this machine that counts what it is asked, and may be slow, or fail.
 
     with S3Server(latency_s=0.02) as server:
-        fs = fsspec.filesystem("s3", **server.fs_args)
-        fs.mkdir("bucket")
-        assert server.requests[-1].method == "PUT"
+        server.put("bucket", {"some/key": b"content"})
+        assert fsspec.filesystem("s3", **server.fs_args).cat("bucket/some/key") == b"content"
+        assert server.requests[-1].method == "GET"
 
 What answers is moto, through real sockets. All servers of a process share their buckets: that is how moto keeps them.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -50,10 +50,13 @@ class S3Server:
         self.latency_s, self.fault = latency_s, fault
         self.requests: list[S3Request] = []
         """What was asked, in the order of arrival; clear it to start anew."""
+
+        class Quiet(MotoRequestHandler):
+            def log_request(self, *_: object) -> None:
+                pass
+
         self._app = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server(
-            "127.0.0.1", 0, self._answer, threaded=True, request_handler=MotoRequestHandler
-        )
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
         self._thread = threading.Thread(target=self._server.serve_forever, name="s3-server", daemon=True)
         self._thread.start()
 
@@ -65,6 +68,24 @@ class S3Server:
     def fs_args(self) -> dict[str, Any]:
         """How s3fs reaches it."""
         return {"endpoint_url": self.url, "key": "test", "secret": "test"}
+
+    def put(self, bucket: str, files: Mapping[str, bytes]) -> None:
+        """Put files there, by key, without a request for each; the bucket is made."""
+        if bucket not in self._backend.buckets:
+            self._backend.create_bucket(bucket, "us-east-1")
+        for key, content in files.items():
+            self._backend.put_object(bucket, key, content)
+
+    def remove(self, bucket: str) -> None:
+        """Remove the bucket, with all that is in it."""
+        del self._backend.buckets[bucket]
+
+    @property
+    def _backend(self) -> Any:
+        from moto.core.models import DEFAULT_ACCOUNT_ID
+        from moto.s3.models import s3_backends
+
+        return s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
 
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         query = {
