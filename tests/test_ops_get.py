@@ -158,3 +158,12 @@ def test_the_root_may_be_a_config_file(tmp_path: Path, root: CopickRoot) -> None
     path.write_text(json.dumps(config))
     assert np.sum([len(each.points) for each in get.get_picks(path, object_name="ribosome")]) == 6
     assert stats.meshes_stats(str(path))["total_meshes"] == 2
+
+
+def test_operations_are_reachable_after_a_bare_import() -> None:
+    assert copick.ops.open.from_file is copick.from_file
+    assert copick.ops.open.new_config is copick.new_config
+    assert copick.ops.run.map_runs
+    assert "manage" in dir(copick.ops)
+    with pytest.raises(AttributeError, match="no attribute 'remove'"):
+        _ = copick.ops.remove

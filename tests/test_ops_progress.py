@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from copick.ops.add import add_tomogram
 from copick.ops.run import map_runs
 from copick.util import progress
-from projects import alone
+from projects import VOLUME, alone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,3 +63,11 @@ def test_map_runs_shows_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     map_runs(str, root, task_desc="Counting sheep")
     assert "Counting sheep" in terminal.getvalue()
     assert "3/3" in terminal.getvalue()
+
+
+def test_writing_a_volume_shows_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    root = alone(tmp_path / "project")
+    terminal = a_terminal(monkeypatch)
+    add_tomogram(root, "A", "wbp", VOLUME, 10.0, chunks=(2, 4, 4))
+    assert "writing a volume" in terminal.getvalue()
+    assert "3/?" in terminal.getvalue()

@@ -142,6 +142,18 @@ def test_a_process_opens_the_root_once(root: CopickRoot) -> None:
     assert len(seen) == len(processes)
 
 
+def die(run: CopickRun) -> None:
+    os._exit(3)
+
+
+def test_a_process_that_dies_is_a_failure(root: CopickRoot, caplog: pytest.LogCaptureFixture) -> None:
+    assert map_runs(die, root, ["TS_1", "TS_2"], parallelism="process", workers=1) == {
+        "TS_1": None,
+        "TS_2": None,
+    }
+    assert "run TS_1 failed: TerminatedWorkerError" in caplog.text
+
+
 class Counting(ThreadPoolExecutor):
     """An executor that a caller brings."""
 
@@ -204,7 +216,7 @@ from copick.ops.run import map_runs
 
 def slow(run, folder):
     open(os.path.join(folder, f"{os.getpid()}-{run.name}"), "w").close()
-    time.sleep(1.0)
+    time.sleep(2.0)
     return run.name
 
 root = copick.from_string(sys.argv[1])
@@ -239,7 +251,7 @@ def test_a_script_needs_no_guard(tmp_path: Path, root: CopickRoot, parallelism: 
 def test_an_interrupt_ends_what_runs_and_what_waits(
     tmp_path: Path, root: CopickRoot, parallelism: Any, to: str
 ) -> None:
-    for n in range(20):
+    for n in range(40):
         root.new_run(f"more{n}")
     running = script(tmp_path, root, parallelism)
     started = tmp_path / "started"
@@ -251,9 +263,9 @@ def test_an_interrupt_ends_what_runs_and_what_waits(
     (os.killpg if to == "group" else os.kill)(running.pid, signal.SIGINT)
     output, errors = running.communicate(timeout=60)
     assert output.splitlines() == ["interrupted"], errors
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
     # What had begun may have ended, and its worker may have taken the next before it was stopped.
-    assert 2 <= len(list(started.iterdir())) <= 4
+    assert 2 <= len(list(started.iterdir())) <= 6
     _, left = psutil.wait_procs(workers, timeout=5)
     assert [worker for worker in left if worker.status() != psutil.STATUS_ZOMBIE] == []
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from copick.errors import FormatError
+from copick.util.progress import Progress
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -296,11 +297,22 @@ def write_levels(
         raise ValueError(f"shards {whole} must be multiples of the chunks {shape}")
     group = zarr.create_group(store, overwrite=True, zarr_format=zarr_format)
     sizes: list[float] = []
-    for size, data in levels:
-        new_array(store, str(len(sizes)), data.shape, data.dtype, shape, zarr_format, whole)[...] = data
-        sizes.append(size)
+    with Progress("writing a volume", None) as progress:
+        for size, data in levels:
+            array = new_array(store, str(len(sizes)), data.shape, data.dtype, shape, zarr_format, whole)
+            for slab in _slabs(data.shape, whole or shape):
+                array[slab] = data[slab]
+                progress.step()
+            sizes.append(size)
     version: Literal["0.4", "0.5"] = "0.4" if zarr_format == 2 else "0.5"
     group.attrs.update(multiscales(sizes, version, rank=rank, leading=leading, metadata=metadata))
+
+
+def _slabs(shape: Sequence[int], chunks: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """An array in parts of whole chunks along its first spatial axis."""
+    axis = max(len(shape) - 3, 0)
+    for start in range(0, shape[axis], chunks[axis]):
+        yield (*(slice(None),) * axis, slice(start, start + chunks[axis]))
 
 
 def chunk_shape(chunks: Sequence[int], rank: int) -> tuple[int, ...]:
