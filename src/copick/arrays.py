@@ -108,6 +108,10 @@ class ArraySource(Protocol):
     ) -> npt.NDArray[Any]:
         """Boxes of one size: `starts` (n, ndim) → (n, *size). Boxes must lie inside the array."""
 
+    def holds(self, slices: Sequence[slice]) -> bool:
+        """Whether a cache has the region, all of it."""
+        ...
+
     def __getitem__(self, index: Any) -> npt.NDArray[Any]: ...
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]: ...
 
@@ -125,6 +129,10 @@ class ArrayBase:
 
     def read(self, slices: Sequence[slice], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         raise TypeError(f"{type(self).__name__} must define read()")
+
+    def holds(self, slices: Sequence[slice]) -> bool:
+        """Whether a cache has the region: there is none."""
+        return False
 
     def patches(
         self, starts: npt.ArrayLike, size: Sequence[int], out: npt.NDArray[Any] | None = None

@@ -25,7 +25,7 @@ from copick.cache.manager import open_manager
 from copick.errors import CacheError, CopickError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -216,6 +216,17 @@ class CachedArray(ArrayBase):
             if at_source(metadata.encode_chunk_key(tuple(o // u for o, u in zip(origin, unit, strict=True)))):
                 yield chunk_name(geometry, chunk)
 
+    def holds(self, slices: Sequence[slice]) -> bool:
+        """Whether a region is cached, all of it. The source is asked for metadata at most."""
+        view = self._current()
+        if view.entry is None:
+            return False
+        selection = Selection.of(slices, view.geometry.shape)
+        return all(
+            view.entry.holds(origin, tuple(each.stop - each.start for each in box))
+            for origin, box in map(view.geometry.cell_box, _cells(view.geometry, [selection], None))
+        )
+
     # What is known
 
     def _current(self) -> View:
@@ -296,7 +307,7 @@ class CachedArray(ArrayBase):
         """Fill in what the native core did not find in `entry` (None: everything)."""
         if entry is not None and entry.native.encoded and missing is not None:
             missing = self._decode_cached(entry, boxes, missing)
-        cells = _cells(view.geometry, boxes, missing)
+        cells = _cells(view.geometry, (selection for selection, _ in boxes), missing)
         self._paste_cells(view, boxes, cells, self._fetched if fetch else self._read_source)
 
     def _paste_cells(
@@ -440,13 +451,13 @@ class _Request:
     """The parts of a result."""
 
 
-def _cells(geometry: Geometry, boxes: list[Box], missing: Sequence[int] | None) -> list[int]:
-    """The source cells that hold missing chunks (None: that the boxes touch), ascending."""
+def _cells(geometry: Geometry, regions: Iterable[Selection], missing: Sequence[int] | None) -> list[int]:
+    """The source cells that hold missing chunks (None: that the regions touch), ascending."""
     if missing is not None:
         return sorted({geometry.cell_of(chunk) for chunk in missing})
     across = grid(geometry.shape, geometry.cells)
     cells: set[int] = set()
-    for selection, _ in boxes:
+    for selection in regions:
         coordinates = [
             np.unique((first + step * np.arange(n)) // extent)
             for first, step, n, extent in zip(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from copick.config import CopickConfigMultilayer, LayerConfig
+    from copick.impl.cache import CopickRootCache
     from copick.layers.stack import LayerStack
     from copick.models import Entity
 
@@ -49,7 +50,7 @@ class LayerManager:
         self.configs: dict[str, LayerConfig] = {place.layer_name or "": place for place in config.stack}
         self.default_write_layer = config.default_write_layer
         self.layers: OrderedDict[str, CopickRoot] = OrderedDict()
-        self.cache_layer: CopickRoot | None = None
+        self.cache_layer: CopickRootCache | None = None
         self.db_layer: CopickRoot | None = None
         self.connect_layers()
 
@@ -70,6 +71,27 @@ class LayerManager:
                 }
             )
             self.layers[name] = root_class(own)(own, self.stack.narrowed(name))
+        self._connect_cache()
+
+    def _connect_cache(self) -> None:
+        """The cache's root shows the layers that it caches, as one project."""
+        from copick.layers.cached import CachedLayer
+        from copick.layers.stack import LayerStack
+
+        cached = [layer for layer in self.stack.layers if isinstance(layer, CachedLayer)]
+        if not cached:
+            return
+        from copick.impl.cache import CopickRootCache
+
+        config, name = cached[0].config, cached[0].config.layer_name or "cache"
+        parents = LayerStack([layer.parent for layer in cached])
+        self.cache_layer = root = CopickRootCache(
+            config, self.stack.narrowed([layer.name for layer in cached])
+        )
+        root.config = config.model_copy(update={"pickable_objects": self.config.pickable_objects})
+        root.parent_root = CopickRoot(self.config, parents)
+        self.layers[name] = root
+        self.layers.move_to_end(name, last=False)
 
     def get_layer(self, name: str) -> CopickRoot:
         """The root of a layer. Raises NotFoundError, naming those there are."""

@@ -91,6 +91,13 @@ class CopickRun(Folder):
         """The run as the layer that serves it shows it."""
         return self.on(self.sources[:1] or None)
 
+    def is_cached(self) -> bool:
+        """Whether all its volumes, at every level, are in the cache; False without one."""
+        tomograms = [tomogram for spacing in self.voxel_spacings for tomogram in spacing.tomograms]
+        features = [item for tomogram in tomograms for item in tomogram.features]
+        volumes = [*tomograms, *features, *self.segmentations]
+        return bool(volumes) and all(volume.is_cached() for volume in volumes)
+
     # Voxel spacings
 
     _voxel_spacings = remembered(VOXEL_SPACING)

@@ -203,6 +203,9 @@ class CopickSegmentation(Annotation, Volume):
             self._check(labels, ids)
         self._write_region(values, zarr_group, (at, z, y, x))
 
+    def _box(self, x: slice, y: slice, z: slice) -> tuple[slice, ...]:
+        return (ALL, z, y, x) if self.is_panoptic else (z, y, x)
+
     # Instances
 
     def instance_ids(self, zarr_group: str = "0", object_name: str | None = None) -> npt.NDArray[np.int64]:

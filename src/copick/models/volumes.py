@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from copick.cache.prefetch import Prefetch
     from copick.kinds import Ref
     from copick.stores import MappingCalls
 
@@ -125,6 +126,20 @@ class StoredArray(Entity):
             finally:
                 self._written()
 
+    def levels(self) -> list[str]:
+        """The paths of its arrays, the finest first."""
+        import zarr
+
+        from copick.ome import levels
+
+        group = zarr.open_group(self.layer.store(self._ref), mode="r")
+        return [level.path for level in levels(group.attrs, str(self._ref))] or sorted(group.array_keys())
+
+    def is_cached(self) -> bool:
+        """Whether all of it, at every level, is in the cache; False without one."""
+        levels = self.levels()
+        return bool(levels) and all(self.array(level).holds(()) for level in levels)
+
     def store(self) -> None:
         """Make the layer that writes go to hold it: one that a read-only layer serves is copied there, whole.
 
@@ -189,6 +204,32 @@ class Volume(StoredArray):
             IndexError: A box reaches outside the volume.
         """
         return self.array(zarr_group).patches(starts, size, out)
+
+    def prefetch_region(
+        self, zarr_group: str = "0", x: slice = ALL, y: slice = ALL, z: slice = ALL
+    ) -> Prefetch | None:
+        """Begin to bring a box into the cache, in the background; it can be waited for or cancelled. None without a cache."""
+        from copick.cache.prefetch import begin
+
+        return begin([(self.array(zarr_group), self._box(x, y, z))])
+
+    def ensure_region_cached(
+        self, zarr_group: str = "0", x: slice = ALL, y: slice = ALL, z: slice = ALL
+    ) -> bool:
+        """Bring a box into the cache, with a progress bar; whether it is there now: False without a cache.
+
+        Raises:
+            LayerError, FormatError: The source could not be read.
+        """
+        begun = self.prefetch_region(zarr_group, x, y, z)
+        if begun is None:
+            return False
+        begun.finish(str(self._ref))
+        return self.array(zarr_group).holds(self._box(x, y, z))
+
+    def _box(self, x: slice, y: slice, z: slice) -> tuple[slice, ...]:
+        """The slices along the axes of its arrays."""
+        return z, y, x
 
     def set_region(
         self,
