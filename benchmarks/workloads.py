@@ -45,12 +45,17 @@ class Scale:
     entries: int
     """Chunks in the index of a large cache."""
     imports: int
+    runs: int
+    """Of the project that is listed."""
+    listings: int
 
 
 FULL = Scale(
-    "full", (184, 630, 630), (64, 128, 256), (64, 256), 96, 32, 7, 30, 0.6, 3, 0.02, 4, 1.5, 1_000_000, 7
+    "full", (184, 630, 630), (64, 128, 256), (64, 256), 96, 32, 7, 30, 0.6, 3, 0.02, 4, 1.5, 1_000_000, 7, 1_000, 5
+)  # fmt: skip
+QUICK = Scale(
+    "quick", (40, 72, 72), (16, 24, 32), (16, 32), 24, 4, 1, 3, 0.1, 1, 0.001, 2, 0.1, 2_000, 1, 20, 1
 )
-QUICK = Scale("quick", (40, 72, 72), (16, 24, 32), (16, 32), 24, 4, 1, 3, 0.1, 1, 0.001, 2, 0.1, 2_000, 1)
 
 
 @dataclass(frozen=True)

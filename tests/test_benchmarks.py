@@ -41,6 +41,7 @@ def test_every_row_is_there(results: dict[str, Any]) -> None:
         "hit",
         "journal",
         "index",
+        "list",
         "import",
     }
 
