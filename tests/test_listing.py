@@ -497,6 +497,18 @@ def test_arrays_written_through_a_store_are_seen(server: S3Server, bucket: str) 
     assert "late" in [each.tomo_type for each in root.runs[60].voxel_spacings[0].query_tomograms()]
 
 
+def test_files_written_around_the_layer_are_seen(server: S3Server, bucket: str) -> None:
+    root = on(server, bucket)
+    everything(root)
+    run = root.runs[30]
+    assert root.fs.exists(f"{root.path}/{TOP}")
+    run.fs.pipe_file(f"{run.path}/Picks/you_7_a.json", b"{}")
+    assert [each.user_id for each in run.query_picks()] == ["me", "you", "me", "me"]
+    server.requests.clear()
+    assert len(everything(on(server, bucket))) == 100 * 8 + 1
+    assert len(server.requests) <= 25
+
+
 def test_refresh_shows_what_others_wrote(server: S3Server, bucket: str) -> None:
     root = on(server, bucket, read_only=True)
     everything(root)

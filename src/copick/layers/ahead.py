@@ -159,7 +159,7 @@ class Ahead(ABC):
     def _branch(self, path: str) -> str:
         """The branch that `path` belongs to; empty for what is not remembered."""
         branch = branch_of(path)
-        return "" if f"{branch}/".endswith(ARRAY) or self._written & {branch, ""} else branch
+        return "" if f"{branch}/".endswith(ARRAY) or branch in self._written else branch
 
     def _is_walk(self, now: float) -> bool:
         last = [*self._recent][-WALK:]

@@ -416,7 +416,7 @@ class RemotePlace:
         return True
 
     def address(self, path: str) -> tuple[Any, str]:
-        if self._ahead:
+        if self._ahead and path:
             self._ahead.is_written(path)
         return self.fs, self._at(path)
 
