@@ -142,6 +142,7 @@ class Document(ObjectAnnotation):
         if not self._loaded and self.layer.exists(self.ref):
             self._ensure_loaded()
         self._create()
+        self._changed()
 
     def _create(self) -> None:
         self._check_name()

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from weakref import WeakValueDictionary
 
 from copick.errors import AlreadyExistsError, FormatError, NotFoundError, ReadOnlyError
 from copick.kinds import Kind, Ref, Value, normal
@@ -36,8 +37,13 @@ class Node(InFiles):
     layer: Layer
 
     def __init__(self) -> None:
+        self._remember_nothing()
+
+    def _remember_nothing(self) -> None:
         self._children: dict[str, list[Any]] = {}
         self._alone: dict[Ref, Any] = {}  # children that were asked for by name before anything was listed
+        # Children that somebody may still hold: a list that is made again has them, so that there is one of each.
+        self._known: WeakValueDictionary[Ref, Any] = WeakValueDictionary()
         self._twins: dict[tuple[str, ...], Any] = {}
         self._origin: Node | None = None  # whose twin this is
 
@@ -63,13 +69,15 @@ class Node(InFiles):
 
     def refresh(self) -> None:
         """Forget what was listed here and below; it is asked for again when it is next needed."""
-        self._children.clear()
-        self._alone.clear()
-        self._twins.clear()
+        for memory in (self._children, self._alone, self._known, self._twins):
+            memory.clear()
         self.layer.refresh(self.ref)
 
-    def _refresh_kind(self, kind: Kind) -> None:
-        self._forget_kind(kind)
+    def _refresh_kinds(self, *kinds: Kind) -> None:
+        for ref in [ref for ref in self._known if ref.kind in kinds]:
+            self._known.pop(ref, None)
+        for kind in kinds:
+            self._forget_kind(kind)
         self.layer.refresh(self.ref)
 
     def _forget_kind(self, kind: Kind) -> None:
@@ -88,7 +96,9 @@ class Node(InFiles):
         for kind in cls.kinds if kinds is None else kinds:
             if kind.name not in self._children:
                 listed = self._query(cls, [kind])
-                self._children[kind.name] = [self._alone.get(child.ref, child) for child in listed]
+                self._children[kind.name] = [
+                    self._alone.get(child.ref) or self._same(child) for child in listed
+                ]
             found += self._children[kind.name]
         return found
 
@@ -104,7 +114,7 @@ class Node(InFiles):
                     return None
             except FormatError:  # a name that no layer can hold
                 return None
-            self._alone[ref] = cls(self, meta)
+            self._alone[ref] = self._same(cls(self, meta))
         found: E = self._alone[ref]
         return found
 
@@ -123,6 +133,7 @@ class Node(InFiles):
         child = cls(here, meta)
         child._create()
         here._adopt(child)
+        child._changed()
         return child
 
     def _delete_all(self, children: Iterable[Entity]) -> None:
@@ -147,20 +158,41 @@ class Node(InFiles):
         if kept:
             raise ReadOnlyError("; ".join(kept))
 
+    def _same(self, child: E) -> E:
+        """The child that is known already for the same thing, or this one. Documents are read anew by a new one."""
+        if child.kind.payload == "document":
+            return child
+        same: E = self._known.setdefault(child.ref, child)
+        return same
+
     def _adopt(self, child: Entity) -> None:
+        self._known[child.ref] = child
         siblings = self._children.get(child.kind.name)
         if siblings is None:
             self._alone[child.ref] = child
         else:
             siblings.append(child)
             siblings.sort(key=lambda sibling: sibling.ref.values)
-        self._told(child.kind)
+
+    def _noticed(self, child: Entity) -> None:
+        """`child` was written: it may be new here, and a document that is known here may have been replaced."""
+        is_document, listed = child.kind.payload == "document", self._children.get(child.kind.name, ())
+        same = [other for other in listed if other.ref == child.ref]
+        if is_document and self._alone.get(child.ref, child) is not child:
+            self._alone.pop(child.ref)
+        if child.kind.name in self._children and (not same or (is_document and same[0] is not child)):
+            self._forget_kind(child.kind)
+        else:
+            self._twins.clear()
+            if self._origin is not None:
+                self._origin._noticed(child)
 
     def _drop(self, child: Entity) -> None:
         name = child.kind.name
         if name in self._children:
             self._children[name] = [other for other in self._children[name] if other.ref != child.ref]
         self._alone.pop(child.ref, None)
+        self._known.pop(child.ref, None)
         self._told(child.kind)
 
     def _told(self, kind: Kind) -> None:
@@ -251,10 +283,19 @@ class Entity(Node):
             return True
         if create:
             self._create()
+            self._changed()
         return create
 
     def _create(self) -> None:
         self.layer.create(self._ref)
+
+    def _changed(self) -> None:
+        """It was written: it, and what it lies in, may be in layers where they were not before."""
+        node: Node = self
+        while isinstance(node, Entity):
+            node._twins.clear()
+            node.parent._noticed(node)
+            node = node.parent
 
     def delete(self, *, missing_ok: bool = False, layers: Layers = None) -> None:
         """Remove it, and everything below it, from the layers that can be written.
@@ -297,13 +338,17 @@ class Entity(Node):
         try:
             return self.layer.propagate(self._ref, layers)
         finally:
-            self.parent._told(self.kind)
+            self._changed()
 
     def __getstate__(self) -> dict[str, Any]:
         """The reference alone: lists and handles are made again where they are needed."""
-        return {**self.__dict__, "layer": None, "_children": {}, "_alone": {}, "_twins": {}, "_origin": None}
+        memories = {"_children", "_alone", "_known", "_twins", "_origin"}
+        return {name: value for name, value in self.__dict__.items() if name not in memories} | {
+            "layer": None
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._remember_nothing()
         self.__dict__.update(state)
         self.layer = self.parent.layer
 
@@ -353,6 +398,7 @@ class Folder(Entity):
         mine = self.meta.model_dump(mode="json", exclude_none=True, exclude=set(self.kind.identity))
         said = {**self._read_meta(self.layer)[1], **mine}
         self.layer.save(self._ref, json.dumps(said).encode() if said else b"meta")
+        self._changed()
 
     def refresh(self) -> None:
         """Forget what was listed here and below, and the description."""

@@ -60,6 +60,10 @@ class CopickMesh(ObjectAnnotation):
             TypeError: What was set as `mesh` is nothing that can be written.
             ReadOnlyError: No layer can be written.
         """
+        self._write()
+        self._changed()
+
+    def _write(self) -> None:
         mesh = self.mesh
         if not callable(getattr(mesh, "export", None)):
             raise TypeError(f"{self.ref}: a mesh is a trimesh geometry, not {mesh!r:.80}")
@@ -71,7 +75,7 @@ class CopickMesh(ObjectAnnotation):
     def _create(self) -> None:
         if self._mesh is None:
             self._mesh = _trimesh().Scene()
-        self.store()
+        self._write()
 
     def refresh(self) -> None:
         """Read the surfaces again, dropping changes in memory."""

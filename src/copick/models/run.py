@@ -71,8 +71,9 @@ class CopickRun(Folder):
 
     @name.setter
     def name(self, name: str) -> None:
-        self.meta = CopickRunMeta.of(name=name)
-        self._ref = RUN.ref(self.meta, None)
+        meta = CopickRunMeta.of(name=name)
+        self.parent._drop(self)
+        self.meta, self._ref = meta, RUN.ref(meta, None)
         self._forget_below()
         self.parent._forget_kind(RUN)
 
@@ -147,7 +148,7 @@ class CopickRun(Folder):
 
     def refresh_voxel_spacings(self) -> None:
         """Forget the list; it is asked for again when it is next needed."""
-        self._refresh_kind(VOXEL_SPACING)
+        self._refresh_kinds(VOXEL_SPACING)
 
     # Picks
 
@@ -220,7 +221,7 @@ class CopickRun(Folder):
 
     def refresh_picks(self) -> None:
         """Forget the list; it is asked for again when it is next needed."""
-        self._refresh_kind(PICKS)
+        self._refresh_kinds(PICKS)
 
     # Meshes
 
@@ -288,7 +289,7 @@ class CopickRun(Folder):
 
     def refresh_meshes(self) -> None:
         """Forget the list; it is asked for again when it is next needed."""
-        self._refresh_kind(MESH)
+        self._refresh_kinds(MESH)
 
     # Filaments
 
@@ -361,7 +362,7 @@ class CopickRun(Folder):
 
     def refresh_filaments(self) -> None:
         """Forget the list; it is asked for again when it is next needed."""
-        self._refresh_kind(FILAMENTS)
+        self._refresh_kinds(FILAMENTS)
 
     def _annotations(
         self,
@@ -507,9 +508,7 @@ class CopickRun(Folder):
 
     def refresh_segmentations(self) -> None:
         """Forget the lists; they are asked for again when they are next needed."""
-        for kind in CopickSegmentation.kinds:
-            self._forget_kind(kind)
-        self.layer.refresh(self.ref)
+        self._refresh_kinds(*CopickSegmentation.kinds)
 
     def _by_user(self, items: list[Any]) -> list[Any]:
         """What the project's user made; without one, what any user made."""

@@ -76,7 +76,7 @@ class CopickVoxelSpacing(Folder):
 
     def refresh_tomograms(self) -> None:
         """Forget the list; it is asked for again when it is next needed."""
-        self._refresh_kind(TOMOGRAM)
+        self._refresh_kinds(TOMOGRAM)
 
     def _tomogram_factory(self) -> tuple[type[CopickTomogram], type[CopickTomogramMeta]]:
         return CopickTomogram, CopickTomogramMeta

@@ -105,7 +105,7 @@ class CopickTomogram(Volume):
 
     def refresh_features(self) -> None:
         """Forget the list; it is asked for again when it is next needed."""
-        self._refresh_kind(FEATURES)
+        self._refresh_kinds(FEATURES)
 
     def _feature_factory(self) -> tuple[type[CopickFeatures], type[CopickFeaturesMeta]]:
         return CopickFeatures, CopickFeaturesMeta

@@ -152,7 +152,7 @@ class StoredArray(Entity):
 
     def _written(self) -> None:
         self._arrays.clear()
-        self._twins.clear()
+        self._changed()
 
     def refresh(self) -> None:
         """Forget what is known about it: its levels are opened again when they are next read."""
