@@ -1,6 +1,8 @@
 # Everything runs in a virtual environment under .venv; PYTHON chooses the interpreter it is made from.
 PYTHON ?= python3
 VENV ?= .venv
+# Two test processes: the tests wait for servers and for each other's processes more than they compute.
+PYTEST_ARGS ?= -n 2
 BIN = $(VENV)/bin
 CPP = build/cpp
 
