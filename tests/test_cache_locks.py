@@ -205,3 +205,66 @@ def test_the_number_never_falls_below_zero(tmp_path: Path) -> None:
     total.add(0, evictions=3)
     total.set(7)
     assert total.add() == (7, 3)
+
+
+def test_shared_locks_are_seen_and_exclude_nobody(tmp_path: Path, kind: str) -> None:
+    mine, other = RangeLocks(tmp_path), RangeLocks(tmp_path)
+    assert not mine.taken([5])
+    with mine.share([5, 900, 5]), other.share([5]), mine.share([5]):
+        for locks in (mine, other, RangeLocks(tmp_path)):
+            assert locks.taken([5])
+            assert locks.taken([1, 900])
+            assert not locks.taken([1, 7, 901])
+        assert can_lock(tmp_path, 6)
+    for locks in (mine, other, RangeLocks(tmp_path)):
+        assert not locks.taken([5, 900])
+
+
+def test_a_shared_lock_is_let_go_after_an_error(tmp_path: Path, kind: str) -> None:
+    mine = RangeLocks(tmp_path)
+    with pytest.raises(ValueError, match="of the holder"), mine.share([1]):
+        raise ValueError("of the holder")
+    assert not RangeLocks(tmp_path).taken([1])
+
+
+@needs_fork
+def test_a_shared_lock_ends_with_its_holder(tmp_path: Path, kind: str) -> None:
+    ready, write = os.pipe()
+
+    def work() -> int:
+        with RangeLocks(tmp_path).share([3]):
+            os.write(write, b"!")
+            time.sleep(60)
+        return 0
+
+    child = os.fork()
+    if not child:
+        work()
+        os._exit(0)
+    os.read(ready, 1)
+    locks = RangeLocks(tmp_path)
+    assert locks.taken([3])
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert not locks.taken([3])
+    for end in (ready, write):
+        os.close(end)
+
+
+@needs_fork
+def test_a_child_shares_nothing_of_its_parent(tmp_path: Path, kind: str) -> None:
+    locks = RangeLocks(tmp_path)
+
+    def work() -> bool:
+        locks.after_fork()
+        inside.__exit__(None, None, None)  # as a child does that was forked inside the block
+        seen = locks.taken([3])  # the parent's
+        with locks.share([4]):
+            return not (seen and locks.taken([4]))
+
+    inside = locks.share([3])
+    inside.__enter__()
+    assert in_child(work) == 0
+    assert RangeLocks(tmp_path).taken([3])
+    inside.__exit__(None, None, None)
+    assert not locks.taken([3])

@@ -10,7 +10,12 @@ Reading goes from the top down:
     manager.py  CacheManager: the folder of one cache, fetching once, warnings, statistics
     budget.py   how full the folder is, and what goes when it is too full
     journal.py  entries.db: what lies in the folder and when it was used; a hint that can be lost
+    generations.py what changed, told to all processes; items.py: what lies in the folder, for those who look after it
     locks.py    locks between processes; pool.py: worker threads; info.py: `.cache_info` files
 
 A failure of the cache never reaches a reader: it is counted, logged once, and the data comes from the source.
 """
+
+from copick.cache.info import CacheInfo
+
+__all__ = ["CacheInfo"]

@@ -308,6 +308,7 @@ class CachedArray(ArrayBase):
         if entry is not None and entry.native.encoded and missing is not None:
             missing = self._decode_cached(entry, boxes, missing)
         cells = _cells(view.geometry, (selection for selection, _ in boxes), missing)
+        self._manager.count("misses", len(cells))
         self._paste_cells(view, boxes, cells, self._fetched if fetch else self._read_source)
 
     def _paste_cells(

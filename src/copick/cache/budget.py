@@ -161,6 +161,13 @@ class Budget:
             self._count("evicted_bytes", freed)
             return self._excess(size) <= 0
 
+    def shrink(self) -> int:
+        """Remove what is too much, if anything. Bytes freed. Raises OSError."""
+        before = self._add(0)
+        if self._excess(0, before) > 0:
+            self._evict(0)
+        return max(before - self._add(0), 0)
+
     def _learn(self) -> None:
         """Take in what other processes cached; from the files if the database does not tell."""
         loaded = None if self._journal.rebuild_wanted else self._journal.load()

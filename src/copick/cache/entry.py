@@ -12,6 +12,7 @@ import numpy as np
 from copick import _cachecore
 from copick.cache import info
 from copick.cache.geometry import MAX_ENCODED_RATIO, Geometry, blosc, zarr_document
+from copick.cache.items import expired
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,10 +57,13 @@ class Entry:
         if known is not None and file is not None and file == known._file:
             return known
         document = info.read(folder / info.FILE)
-        if document is None or not origin.owns(document):
+        if document is None or not origin.owns(document) or expired(manager, document):
             return None
         try:
             array = document["array"]
+            if known is not None and array["id"] == known.native.id:  # something was noted about it
+                known._file = file
+                return known
             geometry = Geometry.from_json(array["geometry"])
             native = _cachecore.Array(
                 manager.native, array["id"], str(folder), geometry.shape, geometry.chunks, geometry.dtype,

@@ -42,6 +42,29 @@ class Origin:
         return document.get("place") == self.place
 
 
+@dataclass(frozen=True, slots=True)
+class CacheInfo:
+    """One cached item, or all items of a folder taken together.
+
+    Attributes:
+        source_layer: Name of the layer that the data come from.
+        cached_at: When it was first cached; of several items, the oldest.
+        last_accessed: When it was last read; of several items, the latest. May lag some seconds behind other processes.
+        expires_at: When it will no longer be used; of several items, the first. None: never.
+        size_bytes: Of the chunks, listings and documents on disk.
+        is_complete: Whether nothing would have to be fetched to read all of it.
+        etag: What tells this version at the source from others, if that was stated; of several items, if it is the same.
+    """
+
+    source_layer: str
+    cached_at: datetime
+    last_accessed: datetime
+    expires_at: datetime | None
+    size_bytes: int
+    is_complete: bool
+    etag: str | None
+
+
 def timestamp(seconds: float | None = None) -> str:
     """A time (default: now) as ISO 8601 in UTC."""
     return datetime.fromtimestamp(time.time() if seconds is None else seconds, UTC).isoformat()
@@ -88,7 +111,7 @@ def write(path: Path, data: bytes, *, keep_first: bool = False) -> bool:
 
 
 class Directory:
-    """A directory to write to, also after it was moved. (Where the system has no such thing: what has its path.)"""
+    """A directory to work in, also after it was moved. (Where the system has no such thing: what has its path.)"""
 
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
@@ -116,6 +139,14 @@ class Directory:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=self._fd)
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """As the function of this name."""
+        try:
+            with open(os.open(self._at(name), os.O_RDONLY | BINARY, dir_fd=self._fd), "rb") as file:
+                return unseal(file.read())
+        except OSError:
+            return None
 
     def _at(self, name: str) -> str:
         return name if self._fd is not None else os.path.join(self._path, name)

@@ -174,6 +174,20 @@ class Journal:
         array, chunk, size, stamp = (np.ascontiguousarray(table[:, i]) for i in range(4))
         return arrays, (array, chunk, size, stamp)
 
+    def last_access(self, array: int) -> int | None:
+        """When a chunk of an array was last used (microseconds since 1970), as far as the database knows."""
+        if not self.path.exists():
+            return None
+        try:
+            with self._open() as db:
+                (latest,) = db.execute(
+                    "SELECT max(accessed) FROM chunks WHERE array = ?", (array,)
+                ).fetchone()
+        except _DAMAGED as error:
+            self._failed(error)
+            return None
+        return None if latest is None else int(latest)
+
     def replace(
         self, arrays: dict[int, tuple[str, dict[str, Any]]], rows: Iterable[tuple[int, int, int, int]]
     ) -> None:

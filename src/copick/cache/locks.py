@@ -81,6 +81,8 @@ class RangeLocks:
         finally:
             for number in mine:
                 with self._mutex:
+                    if number not in self._shared:  # we are a child that was forked inside the block
+                        continue
                     count, release = self._shared[number]
                     self._shared[number] = (count - 1, release)
                     if count == 1:
@@ -92,6 +94,8 @@ class RangeLocks:
         with self._mutex:
             if any(number in self._shared for number in numbers):
                 return True
+            if _OFD is not None and not self._is_shared(first := min(numbers), max(numbers) - first + 1):
+                return False  # mostly nobody writes anything, and one question will do
             return any(map(self._is_shared, numbers))
 
     def _share(self, number: int) -> Callable[[], None]:
@@ -100,9 +104,9 @@ class RangeLocks:
         # Of the small files, more than one number has the same; on Windows only one process at a time has it.
         return self._lock_file(number, "share", shared=True) or (lambda: None)  # another has it, or is asking
 
-    def _is_shared(self, number: int) -> bool:
+    def _is_shared(self, number: int, count: int = 1) -> bool:
         if _OFD is not None:
-            answer = fcntl.fcntl(self._opened(), fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, number))
+            answer = fcntl.fcntl(self._opened(), fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, number, count))
             return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
         release = self._lock_file(number, "share")
         if release is None:
@@ -167,9 +171,9 @@ class RangeLocks:
             os.close(self._fd)
 
 
-def _flock(kind: int, start: int) -> bytes:
+def _flock(kind: int, start: int, count: int = 1) -> bytes:
     """`struct flock` of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid (which must be 0 for these locks)."""
-    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, 1, 0)
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, count, 0)
 
 
 class SharedTotal:

@@ -24,26 +24,30 @@ import shutil
 import threading
 import time
 import weakref
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from copick import _cachecore
-from copick.cache import info
+from copick.cache import info, items
 from copick.cache.budget import Budget, cached_files
 from copick.cache.generations import Generations, slots_of
 from copick.cache.geometry import chunk_index
 from copick.cache.journal import Journal
 from copick.cache.locks import RangeLocks
 from copick.cache.pool import DaemonPool
-from copick.errors import CacheError
+from copick.errors import CacheError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
 
+    from fsspec import AbstractFileSystem
+
     from copick.cache.array import CachedArray
     from copick.cache.generations import Moment, Slots
     from copick.cache.geometry import Geometry
+    from copick.cache.info import CacheInfo
 
 logger = logging.getLogger("copick.cache")
 
@@ -306,6 +310,70 @@ class CacheManager:
         self.native.drop_array(id)
         self.journal.note_discarded(id)
 
+    # Looking after the folder. Items are named by their paths, see `items`
+
+    def get_info(self, path: str | os.PathLike[str] = "") -> CacheInfo | None:
+        """What is known about a cached item, or about all of a folder; None if nothing is cached there."""
+        return items.describe(self, items.path_of(self, path))
+
+    def is_stale(self, path: str | os.PathLike[str]) -> bool:
+        """Whether an item is not cached, has expired, or was changed since it was cached."""
+        return items.stale(self, items.path_of(self, path))
+
+    def set_cache_entry(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        expires_at: datetime | None = None,
+        etag: str | None = None,
+    ) -> None:
+        """State when a cached item, and all below it, shall no longer be used, and which version of the source's data it is.
+
+        Args:
+            expires_at: None = arrays never expire, listings and documents after `max_age`. Naive times are local. An array that
+                is in use is looked at when it is next opened, or by `cleanup`.
+            etag: None = unknown.
+
+        Raises:
+            NotFoundError: Nothing is cached there.
+            OSError: It could not be written.
+        """
+        end = None if expires_at is None else expires_at.astimezone(UTC).isoformat()
+        if not items.note(self, items.path_of(self, path), expires_at=end, etag=etag):
+            raise NotFoundError(f"nothing is cached at {os.fspath(path)!r} in {self.cache_root}")
+
+    def update_access_time(self, path: str | os.PathLike[str]) -> None:
+        """Let an item, and all below it, count as read now: it is the last to be evicted. Raises OSError."""
+        items.touch(self, items.path_of(self, path))
+
+    def invalidate(self, path: str | os.PathLike[str] | None = None) -> None:
+        """Forget what is cached at a path and below, in every process; None = everything. Changes that are pending stay.
+
+        Raises:
+            NotFoundError: The path leads out of the cache.
+            OSError: Something could not be removed.
+        """
+        folder = items.path_of(self, path or "")
+        if folder != self.cache_root:
+            self.discard(folder)
+            self.discard(folder.with_name(f"{info.FILE}.{folder.name}"))
+            return
+        self.generations.change(self.slots(folder))
+        for entry in os.scandir(folder):
+            if entry.name not in items.KEPT:
+                self.discard(Path(entry.path))
+
+    def cleanup(self) -> int:
+        """Remove what has expired, and the least recently used chunks while there are too many. Bytes freed. Raises OSError."""
+        return items.clean(self)
+
+    @property
+    def fs(self) -> AbstractFileSystem:
+        """The filesystem that the cache lies in."""
+        from fsspec import filesystem
+
+        return filesystem("file")
+
     # What went wrong, and the numbers
 
     def failed(self, what: str, why: object) -> None:
@@ -323,15 +391,30 @@ class CacheManager:
             self._counts[what] = self._counts.get(what, 0) + more
 
     def get_stats(self) -> dict[str, Any]:
-        """Numbers of this process (hits, misses, fetches, failures), and the size of the folder."""
+        """Numbers of this process, and the size of the folder.
+
+        `hits` (in memory, on disk, and of nothing but fill value) and `evictions` count cached chunks, `misses` chunks of the
+        source, `failures` what the cache failed at, by kind. The rest are counters of how it works.
+        """
         with self._mutex:
             counts = dict(self._counts)
         used = None
         with contextlib.suppress(OSError):
             used = self.budget.used()
+        native = self.native.stats()
+        failures = {
+            kind.removeprefix("failed_"): n for kind, n in counts.items() if kind.startswith("failed_")
+        }
+        failures.update(
+            journal=self.journal.failures, corrupt=native["corrupt"], load=native["load_failures"]
+        )
         return {
             "cache_root": str(self.cache_root), "max_size_bytes": self.max_size_bytes, "size_bytes": used,
-            "journal_failures": self.journal.failures, **counts, **self.native.stats(),
+            "hits": {"memory": native["chunk_hits"], "disk": native["chunk_loads"], "absent": native["fills"]},
+            "misses": 0,
+            "bytes_fetched": counts.get("fetched_bytes", 0), "evictions": counts.get("evicted", 0),
+            "failures": {kind: n for kind, n in failures.items() if n},
+            "journal_failures": self.journal.failures, **counts, **native,
         }  # fmt: skip
 
     def write_stats(self) -> None:

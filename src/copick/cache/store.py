@@ -23,12 +23,14 @@ from copick.cache.entry import DOCUMENTS
 from copick.cache.geometry import zarr_document
 from copick.cache.manager import CacheManager, open_manager
 from copick.cache.source import Source, fetch, join
-from copick.errors import CacheError, NotFoundError
+from copick.errors import CacheError, NotFoundError, ReadOnlyError
 from copick.stores import MappingCalls, ReadOnlyStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from collections.abc import Set as AbstractSet
+
+    from fsspec import AbstractFileSystem
 
 _METADATA = (".zarray", ".zattrs", ".zgroup", "zarr.json")
 """Consolidated metadata (`.zmetadata`) describes the source's chunks and is not passed on."""
@@ -75,12 +77,23 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
         )  # fmt: skip
 
     @property
+    def fs(self) -> AbstractFileSystem:
+        """The filesystem that the cache lies in."""
+        return self.cache_manager.fs
+
+    @property
     def parent_store(self) -> Store:
         """The volume's store at its source."""
         return self._source.store
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CachingZarrStore) and self.local_path == other.local_path
+
+    def _writable(self, key: str) -> None:
+        raise ReadOnlyError(
+            f"cannot write {key!r}: {self!r} shows the cache's chunks, not those of the source. Write with from_numpy or "
+            "set_region, or to the store that zarr() of an entity in a layer that can be written gives"
+        )
 
     def __repr__(self) -> str:
         return f"<CachingZarrStore of {self._source.where!r} in {self.local_path}>"

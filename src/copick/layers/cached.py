@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from copick.cache import info
+from copick.cache import info, items
 from copick.cache.manager import CacheManager, open_manager
 from copick.errors import CacheError
 from copick.kinds import CHILDREN
@@ -205,8 +205,7 @@ class _Item:
             return None
         if document.get("generation") != self._moment.generation:
             return None
-        max_age = self._manager.max_age
-        return document if not max_age or 0 <= time.time() - document["time"] < max_age else None
+        return None if items.expired(self._manager, document) else document
 
     def keep(self, what: dict[str, Any]) -> None:
         """Remember an answer, unless something was written while it was asked for."""
