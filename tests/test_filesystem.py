@@ -284,7 +284,7 @@ def test_a_page_that_is_not_there(server: FolderServer) -> None:
     layer = files(server.url + "/nowhere")
     with pytest.raises(LayerError, match=r"cannot be read: there is no such directory"):
         layer.list(None, RUN)
-    with pytest.raises(NotFoundError, match="TS_001"):
+    with pytest.raises(LayerError, match=r"cannot be read: there is no such directory"):
         layer.load(picks)
     with pytest.raises(LayerError, match="no such directory"):
         layer.exists(run)

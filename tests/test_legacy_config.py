@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import copick
@@ -179,6 +179,7 @@ LEGACY = st.fixed_dictionaries(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # that is the machine's
 @given(LEGACY, st.dictionaries(st.text("xyz", min_size=1, max_size=4), st.integers(), max_size=2))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_whatever_copick_1x_accepts(fields: dict[str, Any], unknown: dict[str, int]) -> None:

@@ -159,7 +159,6 @@ def test_go_id_is_the_identifier() -> None:
         ({"name": "a_b"}, "try 'a-b'"),
         ({"name": ""}, "no character"),
         ({"label": 0}, "reserved for the background"),
-        ({"label": -1}, "1 or more"),
         ({"color": (1, 2, 3)}, "color"),
         ({"color": (1, 2, 3, 256)}, "255"),
         ({"color": None}, "color"),
