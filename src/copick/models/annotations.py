@@ -93,11 +93,11 @@ class Document(ObjectAnnotation):
         super().__init__(run, file)
         self._loaded = self.content in file.model_fields_set  # by a caller: layers list names
         # What was known before the document was read; anything more was set by a caller.
-        self._listed = self.kind.meta_of(self.ref.values) if self._loaded else file.model_copy()
+        self._listed = frozenset(self.kind.identity if self._loaded else file.model_fields_set)
         self._said = self._says()
 
     def _meta_for_twin(self) -> Any:
-        return self._listed.model_copy()
+        return self.kind.meta_of(self.ref.values) if self._loaded else self.meta.model_copy()
 
     def _says(self) -> list[Any]:
         """Whose and what the metadata say they are."""
@@ -122,7 +122,7 @@ class Document(ObjectAnnotation):
             self._check_name()
             before = self.meta
             after = self.load()
-            for field in before.model_fields_set - self._listed.model_fields_set:
+            for field in before.model_fields_set - self._listed:
                 setattr(after, field, getattr(before, field))
 
     def _set(self, field: str, value: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from weakref import WeakValueDictionary
 
@@ -43,7 +43,7 @@ class Node(InFiles):
         self._children: dict[str, list[Any]] = {}
         self._alone: dict[Ref, Any] = {}  # children that were asked for by name before anything was listed
         # Children that somebody may still hold: a list that is made again has them, so that there is one of each.
-        self._known: WeakValueDictionary[Ref, Any] = WeakValueDictionary()
+        self._known: WeakValueDictionary[Ref, Any] | None = None
         self._twins: dict[tuple[str, ...], Any] = {}
         self._origin: Node | None = None  # whose twin this is
 
@@ -69,13 +69,15 @@ class Node(InFiles):
 
     def refresh(self) -> None:
         """Forget what was listed here and below; it is asked for again when it is next needed."""
-        for memory in (self._children, self._alone, self._known, self._twins):
+        for memory in (self._children, self._alone, self._twins):
             memory.clear()
+        self._known = None
         self.layer.refresh(self.ref)
 
     def _refresh_kinds(self, *kinds: Kind) -> None:
-        for ref in [ref for ref in self._known if ref.kind in kinds]:
-            self._known.pop(ref, None)
+        known: MutableMapping[Ref, Any] = self._known or {}
+        for ref in [ref for ref in known if ref.kind in kinds]:
+            known.pop(ref, None)
         for kind in kinds:
             self._forget_kind(kind)
         self.layer.refresh(self.ref)
@@ -162,11 +164,15 @@ class Node(InFiles):
         """The child that is known already for the same thing, or this one. Documents are read anew by a new one."""
         if child.kind.payload == "document":
             return child
+        if self._known is None:
+            self._known = WeakValueDictionary()
         same: E = self._known.setdefault(child.ref, child)
         return same
 
     def _adopt(self, child: Entity) -> None:
-        self._known[child.ref] = child
+        if self._known is not None:
+            self._known.pop(child.ref, None)
+        self._same(child)
         siblings = self._children.get(child.kind.name)
         if siblings is None:
             self._alone[child.ref] = child
@@ -192,7 +198,8 @@ class Node(InFiles):
         if name in self._children:
             self._children[name] = [other for other in self._children[name] if other.ref != child.ref]
         self._alone.pop(child.ref, None)
-        self._known.pop(child.ref, None)
+        if self._known is not None:
+            self._known.pop(child.ref, None)
         self._told(child.kind)
 
     def _told(self, kind: Kind) -> None:
