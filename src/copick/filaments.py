@@ -310,8 +310,8 @@ class CopickFilamentsFile(Meta):
         return document
 
     @classmethod
-    def from_json(cls, document: bytes, where: str) -> CopickFilamentsFile:
-        """Read a document; `where` names it in errors. Raises FormatError."""
+    def from_json(cls, document: bytes, where: object) -> CopickFilamentsFile:
+        """Read a document; `where`, as text, names it in errors. Raises FormatError."""
         try:
             return cls.model_validate_json(document)
         except ValidationError as error:

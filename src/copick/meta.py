@@ -288,8 +288,8 @@ class CopickPicksFile(Meta):
         return self.model_dump_json(indent=4).encode()
 
     @classmethod
-    def from_json(cls, document: bytes, where: str) -> CopickPicksFile:
-        """Read a document; `where` names it in errors. Raises FormatError."""
+    def from_json(cls, document: bytes, where: object) -> CopickPicksFile:
+        """Read a document; `where`, as text, names it in errors. Raises FormatError."""
         try:
             return cls.model_validate_json(document)
         except ValidationError as error:

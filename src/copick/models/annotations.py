@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from copick.errors import ConfigError, FormatError, NotFoundError
+from copick.errors import ConfigError, CopickError, FormatError, NotFoundError
 from copick.kinds import PICKS
 from copick.meta import CopickLocation, CopickPicksFile, CopickPoint
 from copick.models.entity import Entity
@@ -74,9 +74,22 @@ class ObjectAnnotation(Annotation):
             )
         return found.color
 
-    def _where(self) -> str:
-        held = self.sources
-        return f"{self.ref} in layer {held[0]!r}" if held else str(self.ref)
+    def _where(self) -> Where:
+        return Where(self)
+
+
+class Where:
+    """As text: what an entity is, and which layer serves it. Asking all layers for that is left until the text is needed."""
+
+    def __init__(self, entity: Entity) -> None:
+        self._entity = entity
+
+    def __str__(self) -> str:
+        try:
+            held = self._entity.sources
+        except CopickError:
+            held = []
+        return f"{self._entity.ref} in layer {held[0]!r}" if held else str(self._entity.ref)
 
 
 class Document(ObjectAnnotation):
