@@ -299,7 +299,7 @@ class FilesystemLayer(Layer):
             self.place.write(mark, b"")
         yield
         with self._asking(path), contextlib.suppress(FileNotFoundError):  # someone else finished the same
-            self.place.remove(mark)
+            self.place.remove_file(mark)
 
     def _has_part(self, path: str) -> bool:
         return not self.place.can_rename and self.place.has_file(_partial_mark(path))
@@ -308,7 +308,7 @@ class FilesystemLayer(Layer):
         """Remove what an interrupted copy left at `path`."""
         if self.place.has_folder(path):
             self.place.remove(path)
-        self.place.remove(_partial_mark(path))
+        self.place.remove_file(_partial_mark(path))
 
     def files(self, ref: Ref | None) -> tuple[Any, str]:
         path = self.path(ref) if ref else ""

@@ -58,6 +58,7 @@ class Place(Protocol):
         """Replace the file in one step, making its directories."""
 
     def make_folder(self, path: str) -> None: ...
+    def remove_file(self, path: str) -> None: ...
     def standing(self, path: str) -> AbstractContextManager[Callable[[], bool]]:
         """Gives what tells whether the folder that `path` lies in still is the one that it was."""
         ...
@@ -127,6 +128,9 @@ class LocalPlace:
 
     def make_folder(self, path: str) -> None:
         os.makedirs(self._at(path), exist_ok=True)
+
+    def remove_file(self, path: str) -> None:
+        os.unlink(self._at(path))
 
     def standing(self, path: str) -> AbstractContextManager[Callable[[], bool]]:
         return standing(os.path.dirname(self._at(path)))
@@ -329,6 +333,10 @@ class RemotePlace:
 
     def make_folder(self, path: str) -> None:
         self._make_parent(self._at(path) + "/")
+        self.forget(path)
+
+    def remove_file(self, path: str) -> None:
+        self.fs.rm_file(self._at(path))
         self.forget(path)
 
     def standing(self, path: str) -> AbstractContextManager[Callable[[], bool]]:
