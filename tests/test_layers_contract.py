@@ -15,7 +15,7 @@ from copick.config import CopickConfigCache
 from copick.layers.cached import CachedLayer, open_cache
 from copick.layers.memory import MemoryLayer
 from copick.layers.stack import LayerStack
-from copick.testing.layers import LayerTests, ReadOnlyLayerTests, fill
+from copick.testing.layers import LayerTests, ReadOnlyLayerTests, features, fill, tomogram
 from projects import files
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ class TestCached(LayerTests):
 
 
 class TestCachedS3(LayerTests):
+    arrays = (tomogram, features)
+
     @pytest.fixture
     def layer(self, on_s3: Callable[..., Layer], cached: Cached) -> Layer:
         return cached(on_s3())
