@@ -97,8 +97,11 @@ class S3Server:
         time.sleep(self.latency_s)
         status = self.fault(request) if self.fault else None
         if status is not None:
-            start(f"{status} fault", [("Content-Type", "application/xml")])
-            return [b"<Error><Code>Fault</Code><Message>a fault was injected</Message></Error>"]
+            body = b"<Error><Code>Fault</Code><Message>a fault was injected</Message></Error>"
+            start(
+                f"{status} fault", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+            )
+            return [] if request.method == "HEAD" else [body]
         answer: Iterable[bytes] = self._app(environ, start)
         return answer
 
