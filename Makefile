@@ -6,7 +6,7 @@ PYTEST_ARGS ?= -n 2
 BIN = $(VENV)/bin
 CPP = build/cpp
 
-.PHONY: demo test test-python test-cpp asan tsan interop bench lint clean
+.PHONY: demo test test-python stress test-cpp asan tsan interop bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/copick demo
@@ -15,6 +15,12 @@ test: test-cpp test-python
 
 test-python: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Longer runs of what tries many sequences of changes, and kills processes at each step. An hour or more.
+stress: $(VENV)/.test
+	COPICK_STRESS=1 $(BIN)/python -m pytest -o timeout=0 $(STRESS)
+
+STRESS = tests/test_stack_stateful.py tests/test_write_rules.py
 
 # The native core alone, without Python. `asan` and `tsan` run the same tests under the sanitizers.
 test-cpp: $(VENV)/.test

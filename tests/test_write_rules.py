@@ -163,21 +163,21 @@ def describe(root: CopickRoot) -> None:
 
 
 CASES = {
-    "copy-up": (copy_up, "local", 12),
-    "replace": (replace, "local", 11),
-    "propagate": (propagate, "local", 14),
-    "delete a run": (delete_run, "local", 6),
+    "copy-up": (copy_up, "local", 20),
+    "replace": (replace, "local", 18),
+    "propagate": (propagate, "local", 24),
+    "delete a run": (delete_run, "local", 8),
     "store picks": (store_picks, "local", 1),
     "store a mesh": (store_mesh, "local", 1),
     "describe": (describe, "local", 1),
-    "replace and pass on": (replace, "pending", 25),
-    "copy up and pass on": (copy_up, "pending", 35),
-    "store and pass on": (store_picks, "pending", 6),
+    "replace and pass on": (replace, "pending", 45),
+    "copy up and pass on": (copy_up, "pending", 60),
+    "store and pass on": (store_picks, "pending", 10),
 }
 FAR_CASES = {
-    "copy-up": (copy_up, "S3", 19),
-    "replace": (replace, "S3", 24),
-    "delete": (delete_tomogram, "S3", 8),
+    "copy-up": (copy_up, "S3", 26),
+    "replace": (replace, "S3", 36),
+    "delete": (delete_tomogram, "S3", 11),
 }
 """What is killed, where, and at each so many steps; at every step if `COPICK_STRESS` is set."""
 
@@ -231,7 +231,7 @@ def failures(cases: str, folder: Path, *more: Any) -> list[str]:
     """What went wrong. All cases run in one interpreter: to import what they need takes longer than most of them."""
     arguments = ", ".join([f"t.{cases}", f"t.Path({str(folder)!r})", *map(repr, more)])
     done = python(
-        f"import test_write_rules as t; t.kill_at_each_step({arguments})", timeout=3000 if LONG else 250
+        f"import test_write_rules as t; t.kill_at_each_step({arguments})", timeout=6000 if LONG else 280
     )
     assert done.returncode == 0, done.stderr
     results: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
