@@ -350,6 +350,42 @@ def test_processes_that_store_the_same_picks(folder: Path, cached: bool) -> None
     assert left_over(folder) == []
 
 
+def pass_on_together(folder: Path, times: int) -> None:
+    """Processes whose changes wait in one folder: each has picks of its own, all have the same run and some picks in common."""
+    from support import crashes
+
+    def work(user: int) -> None:
+        run = pending(folder).get_run("TS_001")
+        common = run.new_picks("ribosome", "1", "all", exist_ok=True)
+        for at in range(times):
+            run.new_picks("ribosome", str(at), f"user{user}").from_numpy([[user, at, 0]])
+            common.from_numpy([[user, at, 0]] * 20)
+
+    crashes.warm(lambda: seen(pending(folder)))
+    assert crashes.together(*(lambda user=user: work(user) for user in range(3))) == [0] * 3
+
+
+@needs_fork
+def test_processes_that_pass_on_changes(folder: Path) -> None:
+    times = 300 if LONG else 15
+    done = python(f"import test_write_rules as t; t.pass_on_together(t.Path({str(folder)!r}), {times})")
+    assert done.returncode == 0, done.stderr
+    root = pending(folder)
+    root.flush()
+    picks = project(folder).get_run("TS_001").picks
+    assert {p.sources[0] for p in picks} == {"work"}
+    stored = {(p.user_id, int(p.session_id)): p.points[0].location for p in picks}
+    (common,) = project(folder).get_run("TS_001").get_picks(user_id="all")
+    assert len({(p.location.x, p.location.y) for p in common.points}) == 1
+    assert common.points[0].location.y == times - 1
+    del stored["all", 1]
+    assert {key: (at.x, at.y) for key, at in stored.items()} == {
+        (f"user{user}", at): (user, at) for user in range(3) for at in range(times)
+    }
+    assert root.flush() == []
+    assert [path for path in (folder / "cache" / "pending").rglob("*") if path.is_file()] == []
+
+
 # Interrupted
 
 
