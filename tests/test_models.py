@@ -17,9 +17,10 @@ from copick.errors import (
 )
 from copick.impl.filesystem import CopickRootFS
 from copick.impl.multilayer import CopickRootMultilayer, CopickRunML
-from projects import OBJECTS, alone, opened
+from projects import OBJECTS, alone, opened, run_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from copick.models import CopickRoot, CopickRun
@@ -166,6 +167,37 @@ def test_refresh_shows_what_others_did(root: CopickRoot, run: CopickRun, tmp_pat
     assert len(run.picks) == 2
     root.refresh()
     assert len(root.runs) == 2
+
+
+REFRESHED: dict[str, tuple[str, Callable[[CopickRun], Any]]] = {
+    "voxel_spacings": ("voxel_spacings", lambda run: run.new_voxel_spacing(5)),
+    "picks": ("picks", lambda run: run.new_picks("ribosome", "7")),
+    "meshes": ("meshes", lambda run: run.new_mesh("ribosome", "7")),
+    "filaments": ("filaments", lambda run: run.new_filaments("ribosome", "7")),
+    "segmentations": (
+        "segmentations",
+        lambda run: run.new_segmentation(10, "membrane", "7", is_instance=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFRESHED)
+def test_each_kind_is_refreshed_alone(run: CopickRun, tmp_path: Path, kind: str) -> None:
+    """What others made is not seen before; lists of other kinds stay as they are."""
+    name, make = REFRESHED[kind]
+    before = {each: getattr(run, each) for each in REFRESHED}
+    make(run_of(opened(tmp_path)))
+    assert getattr(run, name) == before[name]
+    getattr(run, f"refresh_{kind}")()
+    assert len(getattr(run, name)) == len(before[name]) + 1
+    assert not set(getattr(run, name)) & set(before[name])
+    for other in REFRESHED.keys() - {kind}:
+        assert getattr(run, other) == before[other]
+    query = "voxelspacings" if kind == "voxel_spacings" else kind
+    assert [each.ref for each in getattr(run, f"query_{query}")()] == [
+        each.ref for each in getattr(run, name)
+    ]
+    assert not set(getattr(run, f"query_{query}")()) & set(getattr(run, name))
 
 
 def test_repr_reads_nothing(root: CopickRoot, monkeypatch: pytest.MonkeyPatch) -> None:
