@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from copick.errors import LayerError, NotFoundError, ReadOnlyError
+from copick.errors import GoneError, LayerError, NotFoundError, ReadOnlyError
 from projects import VOLUME, alone, opened, run_of, tomogram_of
 
 if TYPE_CHECKING:
@@ -146,9 +146,21 @@ def test_deleting_twice(mine: CopickRun) -> None:
     for thing in things:
         thing.delete()
         assert thing.sources == []
-        with pytest.raises(NotFoundError, match="no layer has"):
+        with pytest.raises(GoneError, match="no layer has") as caught:
             thing.delete()
+        # copick 1.x raised the former; who asks for what is not there gets the latter everywhere else.
+        assert isinstance(caught.value, FileNotFoundError)
+        assert isinstance(caught.value, NotFoundError)
         thing.delete(missing_ok=True)
+
+
+def test_documents_that_are_gone(mine: CopickRun) -> None:
+    for thing in (mine.picks[0], mine.meshes[0], mine.filaments[0]):
+        thing.delete()
+        for read in (thing.load, thing.refresh):
+            with pytest.raises(GoneError, match=r"no layer has .*TS_1") as caught:
+                read()
+            assert isinstance(caught.value, FileNotFoundError)
 
 
 def test_what_is_deleted_is_not_read(mine: CopickRun) -> None:

@@ -39,6 +39,7 @@ _ERRORS = (
     "MissingConfigError",
     "NotFoundError",
     "UnknownNameError",
+    "GoneError",
     "AlreadyExistsError",
     "ReadOnlyError",
     "FormatError",

@@ -4,7 +4,8 @@
     ├── ConfigError         (ValueError)       fix the config file
     │   └── MissingConfigError (FileNotFoundError)
     ├── NotFoundError       (KeyError)         ask for something that exists
-    │   └── UnknownNameError (ValueError)
+    │   ├── UnknownNameError (ValueError)
+    │   └── GoneError (FileNotFoundError)      list again: it was there
     ├── AlreadyExistsError  (FileExistsError)  pick another name, or pass exist_ok=True
     ├── ReadOnlyError       (PermissionError)  write to another layer
     ├── FormatError         (ValueError)       repair or replace the file
@@ -42,6 +43,10 @@ class NotFoundError(CopickError, KeyError):
 
 class UnknownNameError(NotFoundError, ValueError):
     """A call names a run, a tomogram, ... that the project does not have."""
+
+
+class GoneError(NotFoundError, FileNotFoundError):
+    """What a caller holds is in no layer, or is there no more: a document to read, something to delete."""
 
 
 class AlreadyExistsError(CopickError, FileExistsError, ValueError):

@@ -120,10 +120,10 @@ class Document(ObjectAnnotation):
         """Read the document again, dropping changes in memory.
 
         Raises:
-            NotFoundError: No layer holds it.
+            GoneError: No layer holds it. (A KeyError and a FileNotFoundError.)
             FormatError: It is no such document.
         """
-        self.meta = type(self.meta).from_json(self.layer.load(self.ref), self._where())
+        self.meta = type(self.meta).from_json(self._document(), self._where())
         self._loaded = True
         said, self._said = self._said, self._says()
         if self._said != said and self._said != [*self.ref.values]:

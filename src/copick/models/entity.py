@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from weakref import WeakValueDictionary
 
-from copick.errors import AlreadyExistsError, FormatError, NotFoundError, ReadOnlyError
+from copick.errors import AlreadyExistsError, FormatError, GoneError, NotFoundError, ReadOnlyError
 from copick.kinds import Kind, Ref, Value, normal
 from copick.models.files import InFiles
 from copick.util.words import nearest
@@ -293,6 +293,13 @@ class Entity(Node):
             self._changed()
         return create
 
+    def _document(self) -> bytes:
+        """What is stored of it, if that is a document. Raises GoneError."""
+        try:
+            return self.layer.load(self._ref)
+        except NotFoundError as error:
+            raise GoneError(str(error)) from None
+
     def _create(self) -> None:
         self.layer.create(self._ref)
 
@@ -312,16 +319,19 @@ class Entity(Node):
             layers: Remove it from these layers alone.
 
         Raises:
-            NotFoundError: Nothing is there.
+            GoneError: Nothing is there. (A KeyError and a FileNotFoundError.)
             ReadOnlyError: It is also in layers that cannot be written, and still there.
         """
         gone = False
         try:
             self.on(layers).layer.delete(self._ref)
             gone = layers is None
-        except (ReadOnlyError, NotFoundError):
+        except ReadOnlyError:
             if not missing_ok:
                 raise
+        except NotFoundError as error:
+            if not missing_ok:
+                raise GoneError(str(error)) from None
         finally:
             self._forget_below()
             if gone:

@@ -39,10 +39,10 @@ class CopickMesh(ObjectAnnotation):
         """Read the surfaces again, dropping changes in memory.
 
         Raises:
-            NotFoundError: No layer holds them.
+            GoneError: No layer holds them. (A KeyError and a FileNotFoundError.)
             FormatError: They are no binary glTF.
         """
-        document = self.layer.load(self.ref)
+        document = self._document()
         try:
             scene = _trimesh().load(io.BytesIO(document), file_type="glb")
         except Exception as error:  # its reader raises what it likes on damaged bytes
