@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zarr
 
-from copick.errors import ConfigError, LayerError, NotFoundError
+from copick.errors import ConfigError, LayerError
 from copick.kinds import PICKS, RUN, TOMOGRAM, VOXEL_SPACING, Ref
 from copick.layers.places import local_path
 from copick.layers.protocols import with_timeouts

@@ -158,7 +158,9 @@ def test_broken_picks(run: CopickRun, tmp_path: Path) -> None:
     (tmp_path / "work/ExperimentRuns/TS_1/Picks/me_1_ribosome.json").write_text("{")
     run.refresh()
     (picks,) = run.get_picks(user_id="me")
-    with pytest.raises(FormatError, match=r"picks 'TS_1/ribosome_me_1' in layer 'work' is not a picks document"):
+    with pytest.raises(
+        FormatError, match=r"picks 'TS_1/ribosome_me_1' in layer 'work' is not a picks document"
+    ):
         _ = picks.points
     picks.points = points(1)
     picks.store()

@@ -214,6 +214,12 @@ class FilesystemLayer(Layer):
             with whole, self._asking(path):
                 self.place.remove(path)
 
+    def prune(self, folder: Ref) -> None:
+        self.check_writable(folder)
+        path = self.path(folder)
+        with self._asking(path):
+            self.place.prune(path, META)
+
     def load(self, ref: Ref) -> bytes:
         path = self._document_path(ref)
         with self._asking(path):

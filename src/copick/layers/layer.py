@@ -161,6 +161,9 @@ class Layer(ABC):
         """
         raise AttributeError(f"layer {self.name!r} is not made of files: {ref or 'its root'} has no path")
 
+    def prune(self, folder: Ref) -> None:  # noqa: B027 (an empty folder does no harm)
+        """Remove a run or a voxel spacing, with what is said of it, if nothing is in it: nor begins to be just now."""
+
     def reconnect(self) -> None:  # noqa: B027 (most layers have nothing to drop)
         """Drop connections; they are made again when they are next needed."""
 

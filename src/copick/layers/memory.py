@@ -58,6 +58,12 @@ class MemoryLayer(Layer):
         self.documents = {r: v for r, v in self.documents.items() if not r.within(ref)}
         self.arrays = {r: v for r, v in self.arrays.items() if not r.within(ref)}
 
+    def prune(self, folder: Ref) -> None:
+        if self.exists(folder) and not any(
+            ref.within(folder) for ref in (*self.documents, *self.arrays) if ref != folder
+        ):
+            self.delete(folder)
+
     def load(self, ref: Ref) -> bytes:
         try:
             return self.documents[ref]

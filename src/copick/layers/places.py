@@ -37,6 +37,10 @@ ROOT_DOCUMENTS = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
 """What makes a folder an array group: written last and removed first, so that a part of one does not look whole."""
 
 
+TRIES = 10
+"""How often a directory is made that others remove meanwhile."""
+
+
 class Place(Protocol):
     """A tree of files."""
 
@@ -65,6 +69,9 @@ class Place(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder and everything in it: in one step for who looks, if folders can be renamed."""
+
+    def prune(self, path: str, but: str) -> None:
+        """Remove a folder, and those in it, if there is no file but the one of that name. It may be left."""
 
     def swap_in(self, temporary: str, path: str, replace: bool) -> None:
         """Rename the folder `temporary` to `path`, in place of what is there; unless `replace`, that stays."""
@@ -115,11 +122,9 @@ class LocalPlace:
 
     def write(self, path: str, content: bytes) -> None:
         target = self._at(path)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
         temporary = hidden(target, "tmp")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
-            with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+            with os.fdopen(_new_file(temporary), "wb") as file:
                 file.write(content)
             os.replace(temporary, target)
         except BaseException:
@@ -127,7 +132,7 @@ class LocalPlace:
             raise
 
     def make_folder(self, path: str) -> None:
-        os.makedirs(self._at(path), exist_ok=True)
+        _make_folders(self._at(path))
 
     def remove_file(self, path: str) -> None:
         os.unlink(self._at(path))
@@ -143,6 +148,14 @@ class LocalPlace:
         old = hidden(target, "old")
         os.rename(target, old)  # a part of it must not look like all of it, should this be interrupted
         shutil.rmtree(old)
+
+    def prune(self, path: str, but: str) -> None:
+        top = self._at(path)
+        for folder, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(OSError):  # something is in it, or it is gone
+                if folder == top and os.listdir(top) == [but]:
+                    os.unlink(os.path.join(top, but))
+                os.rmdir(folder)
 
     def swap_in(self, temporary: str, path: str, replace: bool) -> None:
         new, target = self._at(temporary), self._at(path)
@@ -355,6 +368,9 @@ class RemotePlace:
             self.fs.rm(target, recursive=True)
         self.forget(path)
 
+    def prune(self, path: str, but: str) -> None:
+        pass
+
     def swap_in(self, temporary: str, path: str, replace: bool) -> None:
         self.forget(path)
         new, target = self._at(temporary), self._at(path)
@@ -483,6 +499,23 @@ def _swap(
             continue
         remove(old)
         return
+
+
+def _new_file(path: str) -> int:
+    """Make a file, and its directories. Another process may remove these while they are empty."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    for _ in range(TRIES):
+        _make_folders(os.path.dirname(path))
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, flags, 0o666)
+    return os.open(path, flags, 0o666)
+
+
+def _make_folders(path: str) -> None:
+    for _ in range(TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            return os.makedirs(path, exist_ok=True)
+    return os.makedirs(path, exist_ok=True)
 
 
 def exchange(one: str, other: str) -> bool:

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
 from copick.errors import CopickError, LayerError, NotFoundError, ReadOnlyError
 from copick.kinds import CHILDREN
 from copick.layers.layer import Layer
-from copick.layers.transfer import copy_entity, entities, said
+from copick.layers.transfer import copy_entity, entities, one_at_a_time, said
 
 if TYPE_CHECKING:
     import builtins
@@ -250,15 +250,18 @@ class LayerStack(Layer):
     def _changing(self, ref: Ref) -> Iterator[Layer]:
         """The layer to change; what was known of `ref` is forgotten however that ends."""
         target = self._target(ref)
-        try:
-            yield target
-        finally:
-            self._forget(ref)
-        if target is self.pending and self.propagates:
+        with self._alone_with(ref) if target is self.pending else nullcontext():
             try:
-                self._pass_on(ref)
-            except (CopickError, OSError) as error:
-                logger.warning("%s is kept in %r until flush() can pass it on: %s", ref, target.name, error)
+                yield target
+            finally:
+                self._forget(ref)
+            if target is self.pending and self.propagates:
+                try:
+                    self._pass_on(ref)
+                except (CopickError, OSError) as error:
+                    logger.warning(
+                        "%s is kept in %r until flush() can pass it on: %s", ref, target.name, error
+                    )
 
     def _target(self, ref: Ref) -> Layer:
         """The layer that a write goes to."""
@@ -303,8 +306,9 @@ class LayerStack(Layer):
         # What is in a folder before the folder, which goes with the last of it.
         for ref in reversed([*entities(self.pending, among=self)]):
             try:
-                if self.pending.exists(ref):
-                    self._pass_on(ref)
+                with self._alone_with(ref):
+                    if self.pending.exists(ref):
+                        self._pass_on(ref)
                 done.insert(0, ref)
             except (CopickError, OSError) as error:
                 failed.append(f"{ref}: {error}")
@@ -314,29 +318,34 @@ class LayerStack(Layer):
             )
         return done
 
+    @contextmanager
+    def _alone_with(self, *refs: Ref) -> Iterator[None]:
+        """No other process changes these, or what they belong to, in the pending changes: one would lose what it wrote."""
+        assert self.pending is not None
+        named = [each for ref in refs for each in ref.walk() if each is ref or each.kind.payload != "folder"]
+        with ExitStack() as stack:
+            for each in named:
+                stack.enter_context(one_at_a_time(f"{self.pending.location} {each}"))
+            yield
+
     def _pass_on(self, ref: Ref) -> None:
-        """Move `ref` from the pending changes to the first writable layer below."""
+        """Move `ref` from the pending changes to the first writable layer below. To be called alone with it."""
         assert self.pending is not None
         target = next((layer for layer in self.layers[1:] if not layer.read_only), None)
         if target is None:
             raise ReadOnlyError(f"no layer below {self.pending.name!r} can be written")
         copy_entity(ref, self.pending, target)
-        if not self._is_waited_in(ref):
+        if ref.kind.payload == "folder":
+            self.pending.prune(ref)
+        elif not any(True for _ in entities(self.pending, ref)):
             self.pending.delete(ref)
-            for folder in reversed([*ref.walk()][:-1]):  # made for what was in them
-                if folder.kind.payload == "folder" and self.pending.exists(folder):
-                    if self._is_waited_in(folder) or self._says_something(folder):
-                        break
-                    self.pending.delete(folder)
+        above = [each for each in ref.walk() if each.kind.payload == "folder" and each != ref]
+        for folder in reversed(above):
+            with self._alone_with(folder):
+                if self._says_something(folder):
+                    break
+                self.pending.prune(folder)
         self._forget(ref)
-
-    def _is_waited_in(self, folder: Ref) -> bool:
-        """Whether something in a pending folder still waits to be passed on; if that cannot be told, it does."""
-        assert self.pending is not None
-        try:
-            return any(True for _ in entities(self.pending, folder, among=self))
-        except (CopickError, OSError):
-            return True
 
     def _says_something(self, folder: Ref) -> bool:
         """Whether the document of a pending folder is a change of its own."""

@@ -82,10 +82,15 @@ class Node(InFiles):
             self._forget_kind(kind)
         self.layer.refresh(self.ref)
 
-    def _forget_kind(self, kind: Kind) -> None:
+    def _forget_kind(self, kind: Kind, gone: Ref | None = None) -> None:
+        """List the children of a kind again when they are asked for; of the one at `gone`, what is below it too."""
+        if gone is not None:
+            known: Mapping[Ref, Any] = self._known or {}
+            for child in filter(None, (self._alone.get(gone), known.get(gone))):
+                child._forget_below()
         self._children.pop(kind.name, None)
         self._alone = {ref: child for ref, child in self._alone.items() if ref.kind is not kind}
-        self._told(kind)
+        self._told(kind, gone)
 
     def _query(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, asked for now."""
@@ -200,13 +205,13 @@ class Node(InFiles):
         self._alone.pop(child.ref, None)
         if self._known is not None:
             self._known.pop(child.ref, None)
-        self._told(child.kind)
+        self._told(child.kind, child.ref)
 
-    def _told(self, kind: Kind) -> None:
+    def _told(self, kind: Kind, gone: Ref | None = None) -> None:
         """The children of a kind changed: others who listed them list them again."""
         self._twins.clear()
         if self._origin is not None:
-            self._origin._forget_kind(kind)
+            self._origin._forget_kind(kind, gone)
 
     def _shown(self) -> str:
         """What a repr says of the children: those that are listed, without listing any."""
@@ -337,7 +342,7 @@ class Entity(Node):
             if gone:
                 self.parent._drop(self)
             else:  # another layer may serve it now
-                self.parent._forget_kind(self.kind)
+                self.parent._forget_kind(self.kind, self._ref)
 
     def _forget_below(self) -> None:
         for memory in (self._children, self._alone, self._twins):
