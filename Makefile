@@ -18,9 +18,9 @@ test-python: $(VENV)/.test
 
 # Longer runs of what tries many sequences of changes, and kills processes at each step. An hour or more.
 stress: $(VENV)/.test
-	COPICK_STRESS=1 $(BIN)/python -m pytest -o timeout=0 $(STRESS)
+	CI= COPICK_STRESS=1 $(BIN)/python -m pytest -o timeout=0 $(STRESS)
 
-STRESS = tests/test_stack_stateful.py tests/test_write_rules.py
+STRESS = tests/test_stack_stateful.py tests/test_tree_stateful.py tests/test_write_rules.py
 
 # The native core alone, without Python. `asan` and `tsan` run the same tests under the sanitizers.
 test-cpp: $(VENV)/.test

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from projects import VOLUME, alone, opened
 
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from copick.models import CopickRoot, CopickRun, CopickTomogram
+
+# No test is about time. In CI the same examples each time, so that it tells whether a change broke something; `make stress` tries others.
+settings.register_profile("here", deadline=None)
+settings.register_profile("CI", deadline=None, derandomize=True, database=None)
+settings.load_profile("CI" if os.environ.get("CI") else "here")
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import copick
+from copick.cache import CacheInfo
 from copick.cache.manager import CacheManager
 from copick.cache.store import CachingZarrStore
 from copick.config import CopickConfigCache, CopickConfigFS
@@ -370,6 +371,8 @@ def test_cache_root(cache: CopickRootCache, tmp_path: Path) -> None:
     assert isinstance(cache.cache_manager, CacheManager)
     assert cache.ensure()
     assert [run.name for run in cache.query()] == ["TS_1"]
+    assert getattr(cache.get_cache_info(), "source_layer", None) == "archive"
+    assert cache.get_cache_info("ExperimentRuns/TS_9") is None
     (tmp_path / "archive").rename(tmp_path / "gone")
     assert [run.name for run in cache.query()] == ["TS_1"]
 
@@ -385,6 +388,11 @@ def test_cached_entities(cache: CopickRootCache) -> None:
     (tomogram,) = spacing.query_tomograms()
     assert [each.tomo_type for each in spacing.get_tomograms("wbp")] == ["wbp"]
     assert [each.feature_type for each in tomogram.query_features()] == ["edges"]
+    archive: Any = cache.parent_root
+    assert run.parent_run is archive.runs[0]
+    assert spacing.parent_voxel_spacing is archive.runs[0].voxel_spacings[0]
+    assert tomogram.parent_tomogram is archive.runs[0].voxel_spacings[0].tomograms[0]
+    assert tomogram.parent_tomogram.parent_tomogram is None  # the archive is no cache
     assert tomogram.ensure_region_cached(z=slice(0, 2))
     assert np.array_equal(tomogram.numpy(z=slice(0, 2)), VOLUME[:2])
     begun = tomogram.prefetch_region("1")
@@ -408,6 +416,7 @@ def test_caching_store(cache: CopickRootCache) -> None:
     assert store.cache_manager is cache.cache_manager
     assert Path(store.local_path).is_relative_to(cache.cache_manager.cache_root)
     assert store.parent_store is not None
+    assert store.fs is cache.cache_manager.fs
     assert len(store["0/0/0/0"]) >= VOLUME.nbytes
     assert "0/.zarray" in store  # __contains__
     assert "0/9/9/9" not in store
@@ -426,7 +435,7 @@ def test_clearing(cache: CopickRootCache) -> None:
     assert cache.clear_cache() > 0
     assert cache.get_cache_stats()["size_bytes"] == 0
     assert np.array_equal(tomogram.numpy(), VOLUME)
-    for outside in ("../x", ".cache_metadata", ""):
+    for outside in ("../x", ".cache_metadata"):
         with pytest.raises(NotFoundError):
             cache.invalidate(outside)
 
@@ -447,3 +456,19 @@ def test_cache_manager(cache: CopickRootCache, tmp_path: Path) -> None:
     assert manager.db_path == tmp_path / "cache" / ".cache_metadata" / "entries.db"
     assert (manager.max_size_bytes, manager.max_age) == (cache.config.max_size_bytes, cache.config.max_age)
     assert "size_bytes" in manager.get_stats()
+    assert manager.fs.isdir(str(manager.cache_root))
+    path = "ExperimentRuns/TS_1/VoxelSpacing10.000/wbp.zarr/0"
+    assert manager.is_stale(path)
+    cache.runs[0].voxel_spacings[0].tomograms[0].numpy()
+    assert not manager.is_stale(path)
+    manager.set_cache_entry(path, etag="v1")
+    manager.update_access_time(path)
+    found = manager.get_info(path)
+    assert isinstance(found, CacheInfo)
+    assert (found.source_layer, found.etag, found.is_complete) == ("archive", "v1", True)
+    assert found.cached_at <= found.last_accessed
+    assert found.expires_at is None
+    assert found.size_bytes >= VOLUME.nbytes
+    manager.set_cache_entry(path, expires_at=found.cached_at)
+    assert manager.cleanup() > 0
+    assert manager.get_info(path) is None

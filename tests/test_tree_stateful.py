@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -161,4 +162,5 @@ class Tree(RuleBasedStateMachine):
 
 
 TestTree = Tree.TestCase
-TestTree.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)
+LONG = bool(os.environ.get("COPICK_STRESS"))
+TestTree.settings = settings(max_examples=3000 if LONG else 12, stateful_step_count=15, deadline=None)

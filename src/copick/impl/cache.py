@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +23,7 @@ from copick.models import (
 )
 
 if TYPE_CHECKING:
+    from copick.cache.info import CacheInfo
     from copick.cache.prefetch import Prefetch
     from copick.layers.build import CacheChoice
     from copick.layers.layer import Layer
@@ -81,13 +81,14 @@ class CopickRootCache(CopickRootFS):
         """Hits, misses, bytes fetched, failures of this process, and the size of the folder."""
         return self.cache_manager.get_stats()
 
+    def get_cache_info(self, path: str = "") -> CacheInfo | None:
+        """What is known of what is cached at a path of the project ("ExperimentRuns/TS_1/...") and below; None: nothing is."""
+        return self.cache_manager.get_info(path)
+
     def clear_cache(self) -> int:
         """Remove everything that is cached, in every process; changes that wait to be passed on stay. Bytes freed."""
         before = self.cache_manager.get_stats()["size_bytes"] or 0
-        for entry in os.scandir(self.cache_manager.cache_root):
-            if entry.name not in _KEPT:
-                self.cache_manager.forget(Path(entry.path))
-        self._forget_all()
+        self.invalidate()
         return int(before - (self.cache_manager.get_stats()["size_bytes"] or 0))
 
     def invalidate(self, path: str | None = None) -> None:
@@ -96,14 +97,7 @@ class CopickRootCache(CopickRootFS):
         Raises:
             NotFoundError: The path leads out of the cache.
         """
-        if path is None:
-            self.clear_cache()
-            return
-        root = Path(self.cache_manager.cache_root)
-        target = Path(os.path.normpath(root / path.strip("/")))
-        if root not in target.parents or target.relative_to(root).parts[0] in _KEPT:
-            raise NotFoundError(f"{path!r} is no path of a project; expected one like ExperimentRuns/TS_1")
-        self.cache_manager.forget(target)
+        self.cache_manager.invalidate(path)
         self._forget_all()
 
     def prefetch_tomogram(self, tomo_id: str) -> Prefetch | None:
@@ -138,10 +132,6 @@ class CopickRootCache(CopickRootFS):
     def _forget_all(self) -> None:
         self.layer.refresh()
         self.refresh()
-
-
-_KEPT = {".cache_metadata", "pending"}
-"""What in a cache folder is not cached data."""
 
 
 def _is_number(text: str) -> bool:

@@ -271,6 +271,14 @@ class Entity(Node):
             node = node.parent
         return node.config
 
+    def _at_parent(self) -> Self | None:
+        """It in the project that this one is a cache of; None if this is no cache, or the parent does not have it."""
+        if isinstance(self.parent, Entity):
+            parent: Node | None = self.parent._at_parent()
+        else:
+            parent = getattr(self.parent, "parent_root", None)
+        return None if parent is None else parent._find(type(self), self.meta)
+
     def _only_read(self) -> bool:
         """Whether no layer that holds it can be written."""
         return all(self.layer.narrowed(name).read_only for name in self.sources)

@@ -65,6 +65,11 @@ class CopickRun(Folder):
         return root
 
     @property
+    def parent_run(self) -> CopickRun | None:
+        """The run itself, if this project is a cache of another (`CopickRootCache.parent_root`)."""
+        return self._at_parent()
+
+    @property
     def name(self) -> str:
         """Its name, unique in the project. Setting it makes this object stand for another run; none is renamed."""
         return self.meta.name

@@ -33,6 +33,11 @@ class CopickVoxelSpacing(Folder):
         return run
 
     @property
+    def parent_voxel_spacing(self) -> CopickVoxelSpacing | None:
+        """The voxel spacing itself, if this project is a cache of another."""
+        return self._at_parent()
+
+    @property
     def voxel_size(self) -> float:
         """In ångström."""
         return self.meta.voxel_size

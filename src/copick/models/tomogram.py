@@ -39,6 +39,11 @@ class CopickTomogram(Volume):
         return spacing
 
     @property
+    def parent_tomogram(self) -> CopickTomogram | None:
+        """The tomogram itself, if this project is a cache of another."""
+        return self._at_parent()
+
+    @property
     def tomo_type(self) -> str:
         """How it was made, for example "wbp" or "denoised"."""
         return self.meta.tomo_type
