@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from copick.models import CopickRoot, CopickRun, CopickTomogram
 
-# No test is about time. In CI the same examples each time, so that it tells whether a change broke something; `make stress` tries others.
+# No test is about time. In CI the same examples each time, so that it tells what a change broke; `make stress` tries others.
 settings.register_profile("here", deadline=None)
 settings.register_profile("CI", deadline=None, derandomize=True, database=None)
 settings.load_profile("CI" if os.environ.get("CI") else "here")
