@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import socket
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +17,11 @@ import zarr
 
 from copick.errors import ConfigError, LayerError
 from copick.kinds import PICKS, RUN, TOMOGRAM, VOXEL_SPACING, Ref
-from copick.layers.places import local_path
+from copick.layers.places import LocalPlace, local_path
 from copick.layers.protocols import with_timeouts
 from copick.testing.http_server import FolderServer
 from copick.testing.layers import keys, mask, picks, run, spacing, tomogram
-from projects import files
+from projects import alone, files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -377,3 +379,25 @@ def test_a_remote_layer_works_after_a_fork(server: FolderServer) -> None:
     assert child.exitcode == 0
     assert results.get() == (b"[1]", 1.0, 1)
     assert layer.load(picks) == b"[1]"
+
+
+def test_a_root_that_others_make_meanwhile(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    place, stopped = LocalPlace(str(root)), threading.Event()
+
+    def make() -> None:
+        while not stopped.is_set():
+            root.mkdir()
+            root.rmdir()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(make)
+        said = {place.missing_root(read_only) for read_only in (True, False) for _ in range(5000)}
+        stopped.set()
+    assert said == {None, "there is no such directory"}
+
+
+def test_a_root_that_is_a_link_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "root").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ConfigError, match="it is a link to nothing"):
+        alone(tmp_path / "root", read_only=True)

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 import weakref
 from functools import cached_property, partial
@@ -173,10 +174,14 @@ class LocalPlace:
         return store
 
     def missing_root(self, read_only: bool) -> str | None:
-        if os.path.isdir(self.root):
-            return None
-        if os.path.lexists(self.root):
-            return "it is not a directory"
+        # Asked once: somebody may be making it now.
+        try:
+            return None if stat.S_ISDIR(os.stat(self.root).st_mode) else "it is not a directory"
+        except FileNotFoundError:
+            if os.path.islink(self.root):
+                return "it is a link to nothing"
+        except OSError as error:
+            return error.strerror or str(error)
         # A writable one is made on the first write.
         return "there is no such directory" if read_only else None
 
