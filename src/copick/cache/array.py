@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from copick.cache.generations import Moment
     from copick.cache.info import Origin
     from copick.cache.manager import CacheManager
+    from copick.cache.prefetch import Scroll
     from copick.cache.source import Source
 
     Box = tuple[Selection, npt.NDArray[Any]]
@@ -74,6 +76,7 @@ class CachedArray(ArrayBase):
         self._source, self._path = source, path
         self._slots = manager.slots(folder)
         self._view = view
+        self._scroll: Scroll | None = None  # since something thin was missing
 
     @classmethod
     def open(
@@ -121,20 +124,35 @@ class CachedArray(ArrayBase):
                 if missing is None:
                     if not self._manager.started:
                         self._manager.start()
+                    if self._scroll is not None:
+                        self._passed(slices)
                     return result
                 found = None if result is None else (view, result, missing)
             except (TypeError, ValueError, IndexError, MemoryError):
                 pass  # what follows says it better
 
-        def request(geometry: Geometry) -> _Request:
-            selection = Selection.of(slices, geometry.shape)
-            return _Request(
-                selection.count,
-                lambda native: native.read(slices, out),
-                lambda result: [(selection, result)],
-            )
+        with self._manager.foreground:
+            result = self._answer(partial(_region, slices, out), out, found)
+        self._passed(slices)
+        return result
 
-        return self._answer(request, out, found)
+    def bring(self, box: Sequence[slice], patience_s: float) -> None:
+        """Read for the sake of the cache; if others wait for something, after them. Raises as `read`."""
+        self._manager.foreground.give_way(patience_s)
+        if not self.holds(box):
+            self._answer(partial(_region, box, None), None)
+
+    def _passed(self, slices: Sequence[slice]) -> None:
+        """Something was read, now or before not all of it from the cache: perhaps a step of somebody who scrolls."""
+        from copick.cache.prefetch import Scroll
+
+        geometry = self._view.geometry
+        with suppress(TypeError, ValueError, IndexError, CopickError):  # changed since it was read
+            selection = Selection.of(slices, geometry.shape)
+            if self._scroll is None and Scroll.thin(selection, geometry.cells):
+                self._scroll = Scroll(self)
+            if self._scroll is not None:
+                self._scroll.passed(selection)
 
     @property
     def _where(self) -> str:
@@ -169,7 +187,8 @@ class CachedArray(ArrayBase):
                 (len(corners), *extent), lambda native: native.patches(corners, extent, out), split
             )
 
-        return self._answer(request, out, found)
+        with self._manager.foreground:
+            return self._answer(request, out, found)
 
     def held(self, name: str) -> Any | None:
         """The decoded bytes of the chunk of that name if they are at hand (buffer protocol; empty: all fill value).
@@ -450,6 +469,13 @@ class _Request:
     """Copies what is cached, see `_cachecore.Array.read`."""
     boxes: Callable[[npt.NDArray[Any]], list[Box]]
     """The parts of a result."""
+
+
+def _region(slices: Sequence[slice], out: npt.NDArray[Any] | None, geometry: Geometry) -> _Request:
+    selection = Selection.of(slices, geometry.shape)
+    return _Request(
+        selection.count, lambda native: native.read(slices, out), lambda result: [(selection, result)]
+    )
 
 
 def _cells(geometry: Geometry, regions: Iterable[Selection], missing: Sequence[int] | None) -> list[int]:

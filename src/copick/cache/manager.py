@@ -35,7 +35,7 @@ from copick.cache.generations import Generations, slots_of
 from copick.cache.geometry import chunk_index
 from copick.cache.journal import Journal
 from copick.cache.locks import RangeLocks
-from copick.cache.pool import DaemonPool
+from copick.cache.pool import DaemonPool, Foreground
 from copick.errors import CacheError, NotFoundError
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class CacheManager:
         self.started = False
         self.arrays: weakref.WeakValueDictionary[str, CachedArray] = weakref.WeakValueDictionary()
         self._mutex = threading.Lock()
+        self.foreground = Foreground()
         self._pool: DaemonPool | None = None
         self._waiters: DaemonPool | None = None
         self._flights: dict[tuple[str, int], Future[Any]] = {}

@@ -69,3 +69,24 @@ class DaemonPool(Executor):
         end = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads if wait else ():
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
+
+
+class Foreground:
+    """Those who wait for what they asked for themselves; others give way to them."""
+
+    def __init__(self) -> None:
+        self._changed, self._waiting = threading.Condition(), 0
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._waiting += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._waiting -= 1
+            self._changed.notify_all()
+
+    def give_way(self, timeout: float) -> None:
+        """Wait until nobody waits, or for `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, timeout)
