@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from copick.models import CopickTomogram
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("own_managers"),
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
     # Python warns of what is tested here: forking while other threads run.

@@ -28,6 +28,9 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("aiohttp")
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the demo makes its folders; it also runs in a current folder of its own."""

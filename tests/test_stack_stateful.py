@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from copick.layers.layer import Layer
     from copick.models import CopickRoot
 
+pytestmark = pytest.mark.slow
+
 SIZE = 10.0
 EMPTY = ()
 """An array group without levels; picks without points."""

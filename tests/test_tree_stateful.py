@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -16,6 +17,8 @@ from copick.impl.multilayer import CopickRootMultilayer
 from copick.layers.memory import MemoryLayer
 from copick.layers.stack import LayerStack
 from projects import OBJECTS
+
+pytestmark = pytest.mark.slow
 
 LAYERS = ["high", "low", "archive"]
 RUNS = st.sampled_from(["a", "b"])

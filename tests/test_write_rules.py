@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from copick.models import CopickRoot, CopickTomogram
 
+pytestmark = pytest.mark.slow
+
 LONG = bool(os.environ.get("COPICK_STRESS"))
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
