@@ -101,14 +101,28 @@ cdef extern from "touch_ring.hpp" namespace "copick" nogil:
         uint64_t lost()
 
 cdef extern from "disk_index.hpp" namespace "copick" nogil:
+    cdef enum class Policy "copick::Policy"(unsigned char):
+        lru
+        epoch
+        pin
+    cdef cppclass Need:
+        uint64_t bytes
+        uint64_t files
+        uint64_t more
+        uint32_t group
+    cdef cppclass Row "copick::DiskIndex::Row":
+        ChunkKey key
+        uint64_t bytes
+        uint64_t stamp
     cdef cppclass DiskIndex:
         uint64_t add(const ChunkKey&, uint64_t, uint64_t) except +copick_translate
         uint64_t remove(const ChunkKey&) except +copick_translate
         void remove_array(uint64_t) except +copick_translate
         void touch(const vector[Touch]&) except +copick_translate
-        void clear() except +copick_translate
-        vector[ChunkKey] victims(uint64_t) except +copick_translate
-        uint64_t bytes() except +copick_translate
+        void replace(const vector[Row]&, uint64_t) except +copick_translate
+        void assign(uint64_t, uint32_t) except +copick_translate
+        cbool make_room(Policy, const Need&, uint64_t, vector[ChunkKey]&) except +copick_translate
+        uint64_t bytes(uint32_t) except +copick_translate
         size_t size() except +copick_translate
         size_t memory() except +copick_translate
 
@@ -283,31 +297,69 @@ cdef class Cache:
         cdef ChunkKey key = ChunkKey(array, chunk)
         return self.core.index.add(key, size, stamp if stamp else c_now_us())
 
-    def index_load(self, const uint64_t[::1] arrays, const uint64_t[::1] chunks, const uint64_t[::1] sizes, const uint64_t[::1] stamps):
-        """Note many chunk files at once."""
+    def index_replace(self, const uint64_t[::1] arrays, const uint64_t[::1] chunks, const uint64_t[::1] sizes,
+                      const uint64_t[::1] stamps, uint64_t since):
+        """Know these chunk files, and those that are known to have been used at `since` (microseconds) or later."""
         cdef Py_ssize_t i
-        cdef ChunkKey key
+        cdef vector[Row] rows
         if not arrays.shape[0] == chunks.shape[0] == sizes.shape[0] == stamps.shape[0]:
             raise ValueError("the columns differ in length")
         with nogil:
+            rows.resize(<size_t>arrays.shape[0])
             for i in range(arrays.shape[0]):
-                key.array = arrays[i]
-                key.chunk = chunks[i]
-                self.core.index.add(key, sizes[i], stamps[i])
+                rows[i].key.array = arrays[i]
+                rows[i].key.chunk = chunks[i]
+                rows[i].bytes = sizes[i]
+                rows[i].stamp = stamps[i]
+            self.core.index.replace(rows, since)
 
     def index_remove(self, uint64_t array, uint64_t chunk):
         cdef ChunkKey key = ChunkKey(array, chunk)
         return self.core.index.remove(key)
 
-    def index_clear(self):
-        self.core.index.clear()
+    def index_touch(self, const uint64_t[::1] arrays, const uint64_t[::1] chunks, const uint64_t[::1] stamps):
+        """Note uses of chunk files, as `drain` does."""
+        cdef Py_ssize_t i
+        cdef vector[Touch] touches
+        if not arrays.shape[0] == chunks.shape[0] == stamps.shape[0]:
+            raise ValueError("the columns differ in length")
+        touches.resize(<size_t>arrays.shape[0])
+        for i in range(arrays.shape[0]):
+            touches[i].key.array = arrays[i]
+            touches[i].key.chunk = chunks[i]
+            touches[i].stamp = stamps[i]
+        self.core.index.touch(touches)
 
-    def victims(self, uint64_t need):
-        """(array id, chunk) of the least recently used chunks that free `need` bytes, coldest first."""
+    def index_bytes(self, uint32_t group=0):
+        """Bytes of all chunk files that are known, or of those of a group."""
+        return self.core.index.bytes(group)
+
+    def assign(self, uint64_t array, uint32_t group):
+        """Count the chunks of an array to a group; 0 is none."""
+        self.core.index.assign(array, group)
+
+    def make_room(self, str policy, uint64_t size, uint64_t files=0, uint64_t more=0, uint32_t group=0, uint64_t stale_before=0):
+        """(array id, chunk) of whom a new chunk replaces, coldest first; None if it is not to come in.
+
+        `size` bytes and `files` files must go, of a group or (0) of all; with them `more` bytes, under "epoch" only of chunks
+        that were last used before `stale_before` (microseconds). What there is to take may be less than that.
+        """
         cdef vector[ChunkKey] keys
+        cdef Policy chosen
+        cdef Need need
+        cdef cbool admitted
+        if policy == "lru":
+            chosen = Policy.lru
+        elif policy == "epoch":
+            chosen = Policy.epoch
+        elif policy == "pin":
+            chosen = Policy.pin
+        else:
+            raise ValueError(f"policy {policy!r} is not one of lru, epoch, pin")
+        need.bytes, need.files, need.more, need.group = size, files, more, group
         with nogil:
-            keys = self.core.index.victims(need)
-        return [(key.array, key.chunk) for key in keys]
+            admitted = self.core.index.make_room(chosen, need, stale_before, keys)
+        return [(key.array, key.chunk) for key in keys] if admitted else None
 
     def drop_block(self, uint64_t array, uint64_t chunk):
         """Forget the mapping or decoded copy of one chunk."""
@@ -331,7 +383,7 @@ cdef class Cache:
             "corrupt": s.corrupt, "load_failures": s.load_failures, "inserts": s.inserts,
             "insert_failures": s.insert_failures, "held": c.entries, "mappings": c.mappings,
             "mapped_bytes": c.mapped_bytes, "decoded_bytes": c.heap_bytes, "dropped": c.evictions,
-            "index_chunks": self.core.index.size(), "index_bytes": self.core.index.bytes(),
+            "index_chunks": self.core.index.size(), "index_bytes": self.core.index.bytes(0),
             "index_memory": self.core.index.memory(), "touches_lost": self.core.ring.lost(),
         }
 

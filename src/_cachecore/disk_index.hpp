@@ -1,10 +1,14 @@
-// What lies in the cache folder, as far as this process knows: size and last use of every chunk. The choice of victims.
+// What lies in the cache folder, as far as this process knows: size and last use of every chunk. What goes when it is full.
 //
 // A hint, not the truth: files are the truth, and a chunk may be gone or others may have come when the index is asked.
+//
+// Victims are the least recently used chunks, exactly. One pass over the table lists the coldest sixteenth of it, which then
+// serves until it is used up: a chunk that is used meanwhile has a newer stamp than its line in the list, which counts no more.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <unordered_map>
 #include <vector>
 
 #include "fork_lock.hpp"
@@ -12,6 +16,21 @@
 #include "touch_ring.hpp"
 
 namespace copick {
+
+// Who has to go when a chunk comes into a full cache.
+//   lru    the least recently used.
+//   epoch  as lru if that was not used for two epochs; else nobody, and the new chunk does not come in (but one of 32 does, for
+//          the set of chunks in use may change slowly). Where each epoch reads everything once, in a new order, this keeps
+//          almost as much as knowing the future would; lru throws away what comes next.
+//   pin    nobody, ever.
+enum class Policy : std::uint8_t { lru, epoch, pin };
+
+// How much must go, and of whom.
+struct Need {
+  std::uint64_t bytes = 0, files = 0;
+  std::uint64_t more = 0;   // bytes beyond that, so that the next chunks find room
+  std::uint32_t group = 0;  // only chunks of this group; 0: of all
+};
 
 class DiskIndex {
  public:
@@ -21,24 +40,59 @@ class DiskIndex {
   std::uint64_t remove(const ChunkKey& key);
   void remove_array(std::uint64_t array);
   void touch(const std::vector<Touch>& touches);
-  void clear();
 
-  // The least recently used chunks that together free at least `need` bytes (all chunks if there are not so many), coldest
-  // first.
-  std::vector<ChunkKey> victims(std::uint64_t need) const;
+  struct Row {
+    ChunkKey key;
+    std::uint64_t bytes, stamp;
+  };
+  // Makes the index say this, and what it knows to have been used at `since` or later.
+  void replace(const std::vector<Row>& rows, std::uint64_t since);
 
-  std::uint64_t bytes() const;
+  // From now on the chunks of an array count to a group (such as a layer); 0 is no group.
+  void assign(std::uint64_t array, std::uint32_t group);
+
+  // Whether a chunk may come into a cache that is too full by `need`; if so, whom it replaces, coldest first (all, if there are
+  // not so many). Under `epoch`, `more` only takes chunks that were last used before `stale_before`.
+  bool make_room(Policy policy, const Need& need, std::uint64_t stale_before, std::vector<ChunkKey>& victims);
+
+  std::uint64_t bytes(std::uint32_t group = 0) const;  // of all chunks, or of a group's
   std::size_t size() const;
   std::size_t memory() const;  // bytes of RAM that the index takes
-  bool check() const;          // whether the totals equal what a recount gives
+  bool check() const;          // whether the totals equal what a recount gives, and the list of the coldest has its order
 
  private:
   struct Entry {
     std::uint64_t bytes = 0, stamp = 0;
   };
+  struct Owner {
+    std::uint64_t bytes = 0;
+    std::uint32_t group = 0;
+  };
+  struct Candidate {
+    std::uint64_t stamp;
+    ChunkKey key;
+  };
+  static bool colder_last(const Candidate& one, const Candidate& other) noexcept { return one.stamp > other.stamp; }
+
+  // All of these require lock_.
+  std::uint32_t group_of(std::uint64_t array) const;
+  void account(std::uint64_t array, std::uint64_t before, std::uint64_t after);
+  void used(const Entry& entry);
+  const Entry* current(const Candidate& candidate) const noexcept;
+  const Candidate* coldest(std::uint32_t group);
+  bool list_coldest(std::uint32_t group, std::size_t count);
+  void choose(const Need& need, std::uint64_t spare_before, std::vector<ChunkKey>& victims);
+
   mutable ForkLock lock_;  // guards everything below
   mutable KeyTable<Entry> table_;
   std::uint64_t bytes_ = 0;
+  std::unordered_map<std::uint64_t, Owner> owners_;
+  std::unordered_map<std::uint32_t, std::uint64_t> group_bytes_;
+  // The coldest chunks of cold_group_, the coldest last. Whatever is not in it (any more) has a stamp of horizon_ or later.
+  std::vector<Candidate> cold_;
+  std::uint32_t cold_group_ = 0;
+  std::uint64_t horizon_ = 0;
+  std::uint64_t random_ = 0x9E3779B97F4A7C15ull;
 };
 
 }  // namespace copick

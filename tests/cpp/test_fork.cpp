@@ -23,7 +23,8 @@ int main() {
     cache.read(array, region, 1, missing);
     CHECK(missing.empty() && out[63] == 4);
     cache.index.add({1, seed % 100}, 10, seed);
-    cache.index.victims(20);
+    std::vector<ChunkKey> victims;
+    cache.index.make_room(Policy::epoch, {20, 1, 20, 0}, seed, victims);
     pool.give(pool.take(1000 + seed % 1000), 1000 + seed % 1000);
   };
   std::atomic<bool> done{false};
