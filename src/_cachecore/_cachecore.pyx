@@ -108,8 +108,9 @@ cdef extern from "disk_index.hpp" namespace "copick" nogil:
     cdef cppclass Need:
         uint64_t bytes
         uint64_t files
-        uint64_t more
         uint32_t group
+        uint64_t more
+        uint64_t more_before
     cdef cppclass Row "copick::DiskIndex::Row":
         ChunkKey key
         uint64_t bytes
@@ -121,7 +122,8 @@ cdef extern from "disk_index.hpp" namespace "copick" nogil:
         void touch(const vector[Touch]&) except +copick_translate
         void replace(const vector[Row]&, uint64_t) except +copick_translate
         void assign(uint64_t, uint32_t) except +copick_translate
-        cbool make_room(Policy, const Need&, uint64_t, vector[ChunkKey]&) except +copick_translate
+        cbool admits(Policy, uint32_t, uint64_t) except +copick_translate
+        vector[Touch] victims(const Need&) except +copick_translate
         uint64_t bytes(uint32_t) except +copick_translate
         size_t size() except +copick_translate
         size_t memory() except +copick_translate
@@ -190,6 +192,7 @@ cdef BufferPool* _pool = new BufferPool(<size_t>1 << 30)
 
 cdef size_t _SMALL = 64 << 10            # below this, NumPy's own allocator is as good
 cdef size_t _PARALLEL = <size_t>32 << 20  # above this, one region is copied by several threads
+cdef uint64_t _LAST = <uint64_t>-1       # later than any time stamp
 cdef int _THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -297,37 +300,32 @@ cdef class Cache:
         cdef ChunkKey key = ChunkKey(array, chunk)
         return self.core.index.add(key, size, stamp if stamp else c_now_us())
 
-    def index_replace(self, const uint64_t[::1] arrays, const uint64_t[::1] chunks, const uint64_t[::1] sizes,
-                      const uint64_t[::1] stamps, uint64_t since):
-        """Know these chunk files, and those that are known to have been used at `since` (microseconds) or later."""
+    def index_replace(self, const uint64_t[:, :] rows, uint64_t since):
+        """Know the chunk files in `rows` (array id, chunk, bytes, last use in microseconds; 4 × n), and those used at `since` or later."""
         cdef Py_ssize_t i
-        cdef vector[Row] rows
-        if not arrays.shape[0] == chunks.shape[0] == sizes.shape[0] == stamps.shape[0]:
-            raise ValueError("the columns differ in length")
+        cdef vector[Row] found
+        if rows.shape[0] != 4:
+            raise ValueError(f"4 rows are needed, not {rows.shape[0]}")
         with nogil:
-            rows.resize(<size_t>arrays.shape[0])
-            for i in range(arrays.shape[0]):
-                rows[i].key.array = arrays[i]
-                rows[i].key.chunk = chunks[i]
-                rows[i].bytes = sizes[i]
-                rows[i].stamp = stamps[i]
-            self.core.index.replace(rows, since)
+            found.resize(<size_t>rows.shape[1])
+            for i in range(rows.shape[1]):
+                found[i].key.array, found[i].key.chunk = rows[0, i], rows[1, i]
+                found[i].bytes, found[i].stamp = rows[2, i], rows[3, i]
+            self.core.index.replace(found, since)
 
     def index_remove(self, uint64_t array, uint64_t chunk):
         cdef ChunkKey key = ChunkKey(array, chunk)
         return self.core.index.remove(key)
 
-    def index_touch(self, const uint64_t[::1] arrays, const uint64_t[::1] chunks, const uint64_t[::1] stamps):
-        """Note uses of chunk files, as `drain` does."""
+    def index_touch(self, const uint64_t[:, :] rows):
+        """Note uses of chunk files, as `drain` returns them (3 × n)."""
         cdef Py_ssize_t i
         cdef vector[Touch] touches
-        if not arrays.shape[0] == chunks.shape[0] == stamps.shape[0]:
-            raise ValueError("the columns differ in length")
-        touches.resize(<size_t>arrays.shape[0])
-        for i in range(arrays.shape[0]):
-            touches[i].key.array = arrays[i]
-            touches[i].key.chunk = chunks[i]
-            touches[i].stamp = stamps[i]
+        if rows.shape[0] != 3:
+            raise ValueError(f"3 rows are needed, not {rows.shape[0]}")
+        touches.resize(<size_t>rows.shape[1])
+        for i in range(rows.shape[1]):
+            touches[i].key.array, touches[i].key.chunk, touches[i].stamp = rows[0, i], rows[1, i], rows[2, i]
         self.core.index.touch(touches)
 
     def index_bytes(self, uint32_t group=0):
@@ -338,16 +336,12 @@ cdef class Cache:
         """Count the chunks of an array to a group; 0 is none."""
         self.core.index.assign(array, group)
 
-    def make_room(self, str policy, uint64_t size, uint64_t files=0, uint64_t more=0, uint32_t group=0, uint64_t stale_before=0):
-        """(array id, chunk) of whom a new chunk replaces, coldest first; None if it is not to come in.
+    def admits(self, str policy, uint32_t group=0, uint64_t stale_before=0):
+        """Whether a chunk may come in though its group (0: the cache) is full.
 
-        `size` bytes and `files` files must go, of a group or (0) of all; with them `more` bytes, under "epoch" only of chunks
-        that were last used before `stale_before` (microseconds). What there is to take may be less than that.
+        `stale_before`: when the epoch before the last one began, in microseconds; 0 if there was none.
         """
-        cdef vector[ChunkKey] keys
         cdef Policy chosen
-        cdef Need need
-        cdef cbool admitted
         if policy == "lru":
             chosen = Policy.lru
         elif policy == "epoch":
@@ -356,10 +350,20 @@ cdef class Cache:
             chosen = Policy.pin
         else:
             raise ValueError(f"policy {policy!r} is not one of lru, epoch, pin")
-        need.bytes, need.files, need.more, need.group = size, files, more, group
+        return self.core.index.admits(chosen, group, stale_before)
+
+    def victims(self, uint64_t size, uint64_t files=0, uint32_t group=0, uint64_t more=0, uint64_t more_before=_LAST):
+        """(array id, chunk, last use) of the least recently used chunks that free `size` bytes and `files` files, coldest first.
+
+        `group`: only of this group. `more`: so many bytes in addition, of chunks last used before `more_before` (microseconds).
+        There may be fewer than asked for.
+        """
+        cdef vector[Touch] chosen
+        cdef Need need
+        need.bytes, need.files, need.group, need.more, need.more_before = size, files, group, more, more_before
         with nogil:
-            admitted = self.core.index.make_room(chosen, need, stale_before, keys)
-        return [(key.array, key.chunk) for key in keys] if admitted else None
+            chosen = self.core.index.victims(need)
+        return [(each.key.array, each.key.chunk, each.stamp) for each in chosen]
 
     def drop_block(self, uint64_t array, uint64_t chunk):
         """Forget the mapping or decoded copy of one chunk."""

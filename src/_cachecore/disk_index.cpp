@@ -1,12 +1,10 @@
 #include "disk_index.hpp"
 
 #include <algorithm>
-#include <limits>
 
 namespace copick {
 namespace {
 
-constexpr std::uint64_t kAlways = std::numeric_limits<std::uint64_t>::max();
 constexpr std::uint64_t kChance = 32;   // of so many chunks that are to be refused, one is not
 constexpr std::size_t kListShare = 16;  // of so many chunks, one is listed as cold
 constexpr std::size_t kListAtLeast = 1024;
@@ -88,17 +86,30 @@ void DiskIndex::assign(std::uint64_t array, std::uint32_t group) {
   horizon_ = 0;
 }
 
-bool DiskIndex::make_room(Policy policy, const Need& need, std::uint64_t stale_before, std::vector<ChunkKey>& victims) {
-  victims.clear();
-  if (policy == Policy::pin) return false;
+bool DiskIndex::admits(Policy policy, std::uint32_t group, std::uint64_t stale_before) {
+  if (policy != Policy::epoch) return policy == Policy::lru;
   const std::lock_guard guard(lock_);
-  if (policy == Policy::epoch) {
-    const Candidate* victim = coldest(need.group);
-    random_ ^= random_ << 13, random_ ^= random_ >> 7, random_ ^= random_ << 17;  // xorshift64
-    if (victim && victim->stamp >= stale_before && random_ % kChance) return false;
+  const Touch* victim = coldest(group);
+  random_ ^= random_ << 13, random_ ^= random_ >> 7, random_ ^= random_ << 17;  // xorshift64
+  return !victim || victim->stamp < stale_before || random_ % kChance == 0;
+}
+
+std::vector<Touch> DiskIndex::victims(const Need& need) {
+  const std::lock_guard guard(lock_);
+  coldest(need.group);  // makes a list if there is none
+  for (bool everybody = false;; everybody = list_coldest(need.group, 2 * cold_.size() + kListAtLeast)) {
+    std::vector<Touch> chosen;
+    std::uint64_t bytes = 0;
+    const auto enough = [&] { return bytes >= need.bytes && chosen.size() >= need.files; };
+    for (auto at = cold_.rbegin(); at != cold_.rend(); ++at) {
+      const Entry* entry = current(*at);
+      if (!entry) continue;
+      if (enough() && (bytes - need.bytes >= need.more || at->stamp >= need.more_before)) return chosen;
+      bytes += entry->bytes;
+      chosen.push_back(*at);
+    }
+    if (everybody || (enough() && bytes - need.bytes >= need.more)) return chosen;
   }
-  choose(need, policy == Policy::epoch ? stale_before : kAlways, victims);
-  return true;
 }
 
 std::uint64_t DiskIndex::bytes(std::uint32_t group) const {
@@ -115,7 +126,7 @@ std::size_t DiskIndex::size() const {
 
 std::size_t DiskIndex::memory() const {
   const std::lock_guard guard(lock_);
-  return table_.capacity() * sizeof(KeyTable<Entry>::Slot) + cold_.capacity() * sizeof(Candidate);
+  return table_.capacity() * sizeof(KeyTable<Entry>::Slot) + cold_.capacity() * sizeof(Touch);
 }
 
 bool DiskIndex::check() const {
@@ -125,8 +136,8 @@ bool DiskIndex::check() const {
   std::unordered_map<std::uint32_t, std::uint64_t> by_group;
   KeyTable<char> listed;
   bool right = table_.consistent();
-  for (const Candidate& candidate : cold_)
-    if (current(candidate)) listed[candidate.key] = 1;
+  for (const Touch& touch : cold_)
+    if (current(touch)) listed[touch.key] = 1;
   table_.each([&](const ChunkKey& key, const Entry& entry) {
     bytes += entry.bytes;
     by_array[key.array] += entry.bytes;
@@ -159,12 +170,12 @@ void DiskIndex::used(const Entry& entry) {
   horizon_ = 0;
 }
 
-const DiskIndex::Entry* DiskIndex::current(const Candidate& candidate) const noexcept {
-  const Entry* entry = table_.find(candidate.key);
-  return entry && entry->stamp == candidate.stamp ? entry : nullptr;
+const DiskIndex::Entry* DiskIndex::current(const Touch& touch) const noexcept {
+  const Entry* entry = table_.find(touch.key);
+  return entry && entry->stamp == touch.stamp ? entry : nullptr;
 }
 
-const DiskIndex::Candidate* DiskIndex::coldest(std::uint32_t group) {
+const Touch* DiskIndex::coldest(std::uint32_t group) {
   for (const bool listed : {false, true}) {
     if (listed || cold_group_ != group) list_coldest(group, kListAtLeast);
     while (!cold_.empty()) {
@@ -192,28 +203,10 @@ bool DiskIndex::list_coldest(std::uint32_t group, std::size_t count) {
   horizon_ = stamps[count - 1];
   cold_.reserve(count);
   table_.each([&](const ChunkKey& key, const Entry& entry) {
-    if (entry.stamp <= horizon_ && of_group(key)) cold_.push_back({entry.stamp, key});
+    if (entry.stamp <= horizon_ && of_group(key)) cold_.push_back({key, entry.stamp});
   });
   std::sort(cold_.begin(), cold_.end(), colder_last);
   return cold_.size() == stamps.size();
-}
-
-void DiskIndex::choose(const Need& need, std::uint64_t spare_before, std::vector<ChunkKey>& victims) {
-  coldest(need.group);  // makes a list if there is none
-  for (bool everybody = false;; everybody = list_coldest(need.group, 2 * cold_.size() + kListAtLeast)) {
-    victims.clear();
-    std::uint64_t bytes = 0, files = 0;
-    const auto enough = [&] { return bytes >= need.bytes && files >= need.files; };
-    for (auto at = cold_.rbegin(); at != cold_.rend(); ++at) {
-      const Entry* entry = current(*at);
-      if (!entry) continue;
-      if (enough() && (bytes - need.bytes >= need.more || at->stamp >= spare_before)) return;
-      bytes += entry->bytes;
-      ++files;
-      victims.push_back(at->key);
-    }
-    if (everybody || (enough() && bytes - need.bytes >= need.more)) return;
-  }
 }
 
 }  // namespace copick

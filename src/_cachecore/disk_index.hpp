@@ -17,19 +17,20 @@
 
 namespace copick {
 
-// Who has to go when a chunk comes into a full cache.
-//   lru    the least recently used.
-//   epoch  as lru if that was not used for two epochs; else nobody, and the new chunk does not come in (but one of 32 does, for
-//          the set of chunks in use may change slowly). Where each epoch reads everything once, in a new order, this keeps
-//          almost as much as knowing the future would; lru throws away what comes next.
-//   pin    nobody, ever.
+// Whether a chunk may come into a full cache, in the place of the least recently used.
+//   lru    always.
+//   epoch  if that was not used for two epochs; else one chunk of 32, for the set of those in use may change slowly. Where each
+//          epoch reads everything once, in a new order, this keeps almost as much as knowing the future would, while lru throws
+//          away what comes next.
+//   pin    never.
 enum class Policy : std::uint8_t { lru, epoch, pin };
 
-// How much must go, and of whom.
+// How much must go, and whose.
 struct Need {
   std::uint64_t bytes = 0, files = 0;
-  std::uint64_t more = 0;   // bytes beyond that, so that the next chunks find room
   std::uint32_t group = 0;  // only chunks of this group; 0: of all
+  // So many bytes more, so that the next chunks find room; but only chunks that were last used before `more_before`.
+  std::uint64_t more = 0, more_before = ~std::uint64_t{0};
 };
 
 class DiskIndex {
@@ -51,9 +52,11 @@ class DiskIndex {
   // From now on the chunks of an array count to a group (such as a layer); 0 is no group.
   void assign(std::uint64_t array, std::uint32_t group);
 
-  // Whether a chunk may come into a cache that is too full by `need`; if so, whom it replaces, coldest first (all, if there are
-  // not so many). Under `epoch`, `more` only takes chunks that were last used before `stale_before`.
-  bool make_room(Policy policy, const Need& need, std::uint64_t stale_before, std::vector<ChunkKey>& victims);
+  // Whether a chunk may come in though its group (0: the cache) is full. `stale_before`: when the epoch before the last began.
+  bool admits(Policy policy, std::uint32_t group, std::uint64_t stale_before);
+  // The least recently used chunks that satisfy the need, coldest first (all, if there are not so many), each with its last
+  // use.
+  std::vector<Touch> victims(const Need& need);
 
   std::uint64_t bytes(std::uint32_t group = 0) const;  // of all chunks, or of a group's
   std::size_t size() const;
@@ -68,20 +71,15 @@ class DiskIndex {
     std::uint64_t bytes = 0;
     std::uint32_t group = 0;
   };
-  struct Candidate {
-    std::uint64_t stamp;
-    ChunkKey key;
-  };
-  static bool colder_last(const Candidate& one, const Candidate& other) noexcept { return one.stamp > other.stamp; }
+  static bool colder_last(const Touch& one, const Touch& other) noexcept { return one.stamp > other.stamp; }
 
   // All of these require lock_.
   std::uint32_t group_of(std::uint64_t array) const;
   void account(std::uint64_t array, std::uint64_t before, std::uint64_t after);
   void used(const Entry& entry);
-  const Entry* current(const Candidate& candidate) const noexcept;
-  const Candidate* coldest(std::uint32_t group);
+  const Entry* current(const Touch& touch) const noexcept;
+  const Touch* coldest(std::uint32_t group);
   bool list_coldest(std::uint32_t group, std::size_t count);
-  void choose(const Need& need, std::uint64_t spare_before, std::vector<ChunkKey>& victims);
 
   mutable ForkLock lock_;  // guards everything below
   mutable KeyTable<Entry> table_;
@@ -89,7 +87,7 @@ class DiskIndex {
   std::unordered_map<std::uint64_t, Owner> owners_;
   std::unordered_map<std::uint32_t, std::uint64_t> group_bytes_;
   // The coldest chunks of cold_group_, the coldest last. Whatever is not in it (any more) has a stamp of horizon_ or later.
-  std::vector<Candidate> cold_;
+  std::vector<Touch> cold_;
   std::uint32_t cold_group_ = 0;
   std::uint64_t horizon_ = 0;
   std::uint64_t random_ = 0x9E3779B97F4A7C15ull;

@@ -205,6 +205,11 @@ class CopickConfigCache(CopickConfigFS):
     disk_format: Literal["auto", "raw", "encoded"] = "auto"
     decoded_bytes: int = Field(default=256 * 1024**2, ge=0)
     """Budget of the decoded tier, per process."""
+    policy: Literal["lru", "epoch", "pin"] = "lru"
+    """What may come into a full cache. "lru": anything, for the least recently used; "epoch", for training that reads everything
+    once per epoch: what takes the place of what idled for two epochs, and little else; "pin": nothing."""
+    quotas: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    """Bytes that the chunks of a layer may take, by the layer's name; 0 or absent = any number."""
     propagate: bool = True
     """With the write strategy `cache`: whether changes also go to a layer below, or stay in the cache only."""
 

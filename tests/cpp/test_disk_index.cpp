@@ -9,37 +9,31 @@ using namespace copick;
 
 constexpr std::uint64_t kAll = ~std::uint64_t{0};
 
-static std::vector<ChunkKey> victims(DiskIndex& index, Need need) {
-  std::vector<ChunkKey> keys;
-  CHECK(index.make_room(Policy::lru, need, 0, keys));
-  return keys;
-}
-
-static Need bytes(std::uint64_t n) { return {n, 0, 0, 0}; }
+static Need bytes(std::uint64_t n) { return {n}; }
 
 static void the_least_recently_used_goes() {
   DiskIndex index;
-  CHECK(victims(index, bytes(100)).empty());
+  CHECK(index.victims(bytes(100)).empty());
   for (std::uint64_t i = 0; i < 1000; ++i) CHECK(index.add({i % 3, i}, 10, 5000 - i) == 0);
   CHECK(index.bytes() == 10'000 && index.size() == 1000 && index.check());
 
-  auto chosen = victims(index, bytes(35));  // 999 was used longest ago
-  CHECK(chosen.size() == 4 && chosen[0].chunk == 999 && chosen[3].chunk == 996);
-  CHECK(victims(index, {0, 7, 0, 0}).size() == 7 && victims(index, {35, 7, 0, 0}).size() == 7);
-  CHECK(victims(index, {35, 2, 36, 0}).size() == 8 && victims(index, bytes(0)).empty());
+  auto chosen = index.victims(bytes(35));  // 999 was used longest ago
+  CHECK(chosen.size() == 4 && chosen[0].key.chunk == 999 && chosen[3].key.chunk == 996);
+  CHECK(index.victims({0, 7}).size() == 7 && index.victims({35, 7}).size() == 7);
+  CHECK(index.victims({35, 2, 0, 36}).size() == 8 && index.victims(bytes(0)).empty());
   index.touch({{{999 % 3, 999}, 9000}, {{0, 12345}, 9000}});
-  CHECK(victims(index, bytes(1))[0].chunk == 998 && index.size() == 1000 && index.check());
+  CHECK(index.victims(bytes(1))[0].key.chunk == 998 && index.size() == 1000 && index.check());
 
   CHECK(index.add({0, 0}, 25, 1) == 10);  // replaced: the later use of the two counts
-  CHECK(index.bytes() == 10'015 && victims(index, bytes(1))[0].chunk == 998);
+  CHECK(index.bytes() == 10'015 && index.victims(bytes(1))[0].key.chunk == 998);
   CHECK(index.remove({0, 0}) == 25 && index.remove({0, 0}) == 0 && index.check());
-  CHECK(victims(index, bytes(kAll)).size() == 999);
-  CHECK(victims(index, {0, kAll, 0, 0}).size() == 999 && victims(index, {1, 0, kAll - 1, 0}).size() == 999);
+  CHECK(index.victims(bytes(kAll)).size() == 999);
+  CHECK(index.victims({0, kAll}).size() == 999 && index.victims({1, 0, 0, kAll - 1}).size() == 999);
 
   index.add({2, 5}, 10, 3);  // what comes may have been used longer ago than what is listed as cold
-  CHECK(victims(index, bytes(1))[0].chunk == 998);
+  CHECK(index.victims(bytes(1))[0].key.chunk == 998);
   index.add({2, 5000}, 10, 3);
-  CHECK(victims(index, bytes(1))[0].chunk == 5000 && index.check());
+  CHECK(index.victims(bytes(1))[0].key.chunk == 5000 && index.check());
 }
 
 static void a_million() {
@@ -49,12 +43,12 @@ static void a_million() {
   for (std::uint64_t i = 0; i < 1'000'000; ++i) rows.push_back({{7, i}, 1, random() % 500'000});
   index.replace(rows, 0);
   CHECK(index.size() == rows.size() && index.memory() <= 100 * index.size());
-  const auto chosen = victims(index, bytes(100'000));
+  const auto chosen = index.victims(bytes(100'000));
   CHECK(chosen.size() == 100'000 && index.memory() <= 100 * index.size() && index.check());
   std::uint64_t last = 0;
-  for (const auto& key : chosen) {
-    CHECK(rows[key.chunk].stamp >= last);
-    last = rows[key.chunk].stamp;
+  for (const auto& each : chosen) {
+    CHECK(rows[each.key.chunk].stamp == each.stamp && each.stamp >= last);
+    last = each.stamp;
   }
   std::size_t colder = 0;
   for (const auto& row : rows) colder += row.stamp < last;
@@ -69,8 +63,8 @@ static void what_others_removed_is_forgotten() {
   for (std::uint64_t i = 0; i < 10; ++i) index.add({1, i}, 10, i);
   index.replace({{{1, 3}, 20, 1}, {{2, 0}, 5, 50}}, 8);
   CHECK(index.size() == 4 && index.bytes() == 45 && index.bytes(4) == 40 && index.check());
-  const auto chosen = victims(index, bytes(kAll));
-  CHECK(chosen.size() == 4 && chosen[0].chunk == 3 && chosen[3].array == 2);  // used at 3, 8, 9, 50
+  const auto chosen = index.victims(bytes(kAll));
+  CHECK(chosen.size() == 4 && chosen[0].key.chunk == 3 && chosen[3].key.array == 2);  // used at 3, 8, 9, 50
 }
 
 static void groups_are_apart() {
@@ -78,41 +72,37 @@ static void groups_are_apart() {
   index.assign(1, 9);
   for (std::uint64_t i = 0; i < 3000; ++i) index.add({i % 3, i}, 10, i + 1);
   CHECK(index.bytes(9) == 10'000 && index.bytes(8) == 0);
-  auto chosen = victims(index, {25, 0, 0, 9});
-  CHECK(chosen.size() == 3 && chosen[0].chunk == 1 && chosen[1].chunk == 4 && chosen[2].chunk == 7);
-  CHECK(victims(index, bytes(25))[0].chunk == 0 && index.check());
+  auto chosen = index.victims({25, 0, 9});
+  CHECK(chosen.size() == 3 && chosen[0].key.chunk == 1 && chosen[1].key.chunk == 4 && chosen[2].key.chunk == 7);
+  CHECK(index.victims(bytes(25))[0].key.chunk == 0 && index.check());
   index.assign(2, 9);
   index.assign(1, 0);
-  chosen = victims(index, {kAll, 0, 0, 9});
-  CHECK(chosen.size() == 1000 && chosen[0].chunk == 2 && index.bytes(9) == 10'000 && index.check());
+  chosen = index.victims({kAll, 0, 9});
+  CHECK(chosen.size() == 1000 && chosen[0].key.chunk == 2 && index.bytes(9) == 10'000 && index.check());
   index.remove_array(2);
-  CHECK(index.bytes(9) == 0 && victims(index, {1, 0, 0, 9}).empty() && index.check());
+  CHECK(index.bytes(9) == 0 && index.victims({1, 0, 9}).empty() && index.check());
 }
 
 static void a_policy_decides_who_comes_in() {
   DiskIndex index;
   for (std::uint64_t i = 0; i < 100; ++i) index.add({1, i}, 10, 100 + i);
-  std::vector<ChunkKey> keys;
-  CHECK(!index.make_room(Policy::pin, bytes(10), kAll, keys) && keys.empty());
-
+  CHECK(!index.admits(Policy::pin, 0, kAll) && index.admits(Policy::lru, 0, 0) && index.admits(Policy::epoch, 0, 101));
   int admitted = 0;
-  for (int turn = 0; turn < 32'000; ++turn)
-    if (index.make_room(Policy::epoch, {10, 0, 500, 0}, 100, keys)) {
-      ++admitted;
-      CHECK(keys.size() == 1 && keys[0].chunk == 0);  // nobody is stale: only who must
-    }
+  for (int turn = 0; turn < 32'000; ++turn) admitted += index.admits(Policy::epoch, 0, 100);
   CHECK(admitted > 850 && admitted < 1150);
+  CHECK(index.admits(Policy::epoch, 3, 0));  // a group without chunks is not full
 
-  for (int turn = 0; turn < 100; ++turn) {
-    CHECK(index.make_room(Policy::epoch, {10, 0, 500, 0}, 120, keys));
-    CHECK(keys.size() == 20 && keys[19].chunk == 19);  // all that are stale
-    CHECK(index.make_room(Policy::epoch, {250, 0, 500, 0}, 120, keys) && keys.size() == 25);
-    CHECK(index.make_room(Policy::epoch, {10, 0, 50, 0}, 120, keys) && keys.size() == 6);
-  }
   index.touch({{{1, 0}, 500}});
-  CHECK(index.make_room(Policy::epoch, bytes(10), 102, keys) && keys[0].chunk == 1 && index.check());
-  DiskIndex empty;
-  CHECK(empty.make_room(Policy::epoch, bytes(10), 0, keys) && keys.empty());
+  index.remove({1, 1});
+  for (int turn = 0; turn < 100; ++turn) CHECK(index.admits(Policy::epoch, 0, 103));
+  admitted = 0;
+  for (int turn = 0; turn < 32'000; ++turn) admitted += index.admits(Policy::epoch, 0, 102);
+  CHECK(admitted < 1150);
+
+  CHECK(index.victims({10, 0, 0, 500, 120}).size() == 18);  // all that are stale
+  CHECK(index.victims({250, 0, 0, 500, 120}).size() == 25);
+  CHECK(index.victims({10, 0, 0, 50, 120}).size() == 6 && index.victims({10, 0, 0, 50, 0}).size() == 1);
+  CHECK(index.check());
 }
 
 // The reference: all chunks in a map, sorted anew for each question.
@@ -134,7 +124,7 @@ struct Model {
     return sum;
   }
   // The stamps of whoever must go, coldest first: which of several with the same stamp goes first is left open.
-  std::vector<std::uint64_t> stamps(const Need& need, std::uint64_t spare_before) const {
+  std::vector<std::uint64_t> stamps(const Need& need) const {
     std::vector<Chunk> all;
     for (const auto& [key, chunk] : chunks)
       if (!need.group || group_of(key.first) == need.group) all.push_back(chunk);
@@ -144,7 +134,7 @@ struct Model {
       const std::size_t n = chosen.size();  // all chunks have the same size here
       const std::uint64_t freed = n * chunk.bytes;
       const bool enough = freed >= need.bytes && n >= need.files;
-      if (enough && (freed - need.bytes >= need.more || chunk.stamp >= spare_before)) break;
+      if (enough && (freed - need.bytes >= need.more || chunk.stamp >= need.more_before)) break;
       chosen.push_back(chunk.stamp);
     }
     return chosen;
@@ -207,28 +197,24 @@ static void equals_the_reference() {
         }
         case 5:
         case 6: {
-          const Need need{size * below(20), below(8), size * below(30), below(4) ? 0 : static_cast<std::uint32_t>(below(4))};
-          const std::uint64_t stale_before = below(static_cast<unsigned>(now) + 1);
-          const Policy policy = below(2) ? Policy::lru : Policy::epoch;
-          const auto expected = model.stamps(need, policy == Policy::lru ? kAll : stale_before);
-          const auto coldest = model.stamps({0, 1, 0, need.group}, 0);
-          std::vector<ChunkKey> keys;
-          if (!index.make_room(policy, need, stale_before, keys)) {
-            CHECK(policy == Policy::epoch && coldest[0] >= stale_before);
-            break;
-          }
+          const Need need{size * below(20), below(8), below(4) ? 0 : static_cast<std::uint32_t>(below(4)), size * below(30),
+                          below(2) ? kAll : below(static_cast<unsigned>(now) + 1)};
+          const auto coldest = model.stamps({0, 1, need.group});
+          if (!index.admits(Policy::epoch, need.group, need.more_before)) CHECK(coldest.at(0) >= need.more_before);
+          const auto victims = index.victims(need);
           std::vector<std::uint64_t> chosen;
           std::set<std::pair<std::uint64_t, std::uint64_t>> once;
-          for (const auto& each : keys) {
-            CHECK(once.insert({each.array, each.chunk}).second);
-            CHECK(!need.group || model.group_of(each.array) == need.group);
-            chosen.push_back(model.chunks.at({each.array, each.chunk}).stamp);
+          for (const auto& each : victims) {
+            CHECK(once.insert({each.key.array, each.key.chunk}).second);
+            CHECK(!need.group || model.group_of(each.key.array) == need.group);
+            CHECK(model.chunks.at({each.key.array, each.key.chunk}).stamp == each.stamp);
+            chosen.push_back(each.stamp);
           }
-          CHECK(chosen == expected);
+          CHECK(chosen == model.stamps(need));
           if (below(2))
-            for (const auto& each : keys) {
-              index.remove(each);
-              model.chunks.erase({each.array, each.chunk});
+            for (const auto& each : victims) {
+              index.remove(each.key);
+              model.chunks.erase({each.key.array, each.key.chunk});
             }
           break;
         }
@@ -248,7 +234,6 @@ static void from_many_threads() {
   DiskIndex index;
   at_once(4, [&](int who) {
     std::mt19937 random(static_cast<unsigned>(who));
-    std::vector<ChunkKey> keys;
     for (int i = 0; i < 20'000; ++i) {
       const ChunkKey key{random() % 3, random() % 500};
       const auto now = static_cast<std::uint64_t>(i);
@@ -260,9 +245,9 @@ static void from_many_threads() {
           index.touch({{key, now}});
           break;
         case 2:
-          if (index.make_room(static_cast<Policy>(random() % 2), {50, 1, 50, static_cast<std::uint32_t>(random() % 2)}, now / 2,
-                              keys))
-            for (const auto& each : keys) index.remove(each);
+          if (index.admits(Policy::epoch, random() % 2, now / 2))
+            for (const auto& each : index.victims({50, 1, static_cast<std::uint32_t>(random() % 2), 50, now / 2}))
+              index.remove(each.key);
           break;
         case 3:
           index.assign(key.array, random() % 2);

@@ -23,8 +23,7 @@ int main() {
     cache.read(array, region, 1, missing);
     CHECK(missing.empty() && out[63] == 4);
     cache.index.add({1, seed % 100}, 10, seed);
-    std::vector<ChunkKey> victims;
-    cache.index.make_room(Policy::epoch, {20, 1, 20, 0}, seed, victims);
+    if (cache.index.admits(Policy::epoch, 0, seed)) cache.index.victims({20, 1});
     pool.give(pool.take(1000 + seed % 1000), 1000 + seed % 1000);
   };
   std::atomic<bool> done{false};

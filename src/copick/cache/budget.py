@@ -1,43 +1,52 @@
-"""How full the cache folder is, and what goes when it is too full.
+"""How full the cache folder is, what may come in when it is full, and what goes for it.
 
-All processes share one number: the bytes of all chunk files plus what is reserved for chunks being written. Which chunks there
-are, and when each was used, every process knows roughly; whoever has to evict takes in first what the others wrote to the database.
+All processes share the numbers: the bytes of all chunk files plus what is reserved for chunks being written, in all and for each
+layer with a quota. Which chunks there are, and when each was used, every process knows roughly; whoever has to evict takes in
+first what the others wrote to the database. One process evicts at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from hashlib import sha256
+from math import prod
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from copick.cache import info
-from copick.cache.geometry import Geometry, chunk_index, chunk_name
+from copick.cache.epochs import Epochs, SharedEpochs
+from copick.cache.folder import cached_files, documents, volume_lacks
+from copick.cache.geometry import Geometry, chunk_index, chunk_name, grid
 from copick.cache.locks import SharedTotal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from copick import _cachecore
     from copick.cache.journal import Journal
     from copick.cache.locks import RangeLocks
+
+Policy = Literal["lru", "epoch", "pin"]
+"""What may come into a full cache: anything; what takes the place of what idled for two epochs, and little else; nothing."""
 
 LOW_WATER: Final = 0.95
 """Eviction frees space down to this share of the limit, so that it is rarely needed."""
 DRIFT: Final = 0.1
 """The shared number and the index may differ by this share before the files are counted again."""
 DRIFT_BYTES: Final = 1 << 20
-FREE_SHARE: Final = 0.05
-"""This share of the volume is left to others."""
-STALE_TEMPORARY_S: Final = 3600
+LEARN_S: Final = 5.0
+"""How long what the database said is believed; others write to it no more often."""
+TELL_S: Final = 1.0
 _EVICT_LOCK: Final = 2
 _COUNT_LOCK: Final = 3
+_PATIENCE_S: Final = 10.0
+_BATCH: Final = 256  # chunks that go before others may see that there is room
+_LATEST: Final = 2**64 - 1
 
 
 @dataclass
@@ -58,47 +67,91 @@ class Budget:
         native: _cachecore.Cache,
         journal: Journal,
         locks: RangeLocks,
-        count: Callable[[str, int], None],
+        count: Callable[..., None],
     ) -> None:
         """`limit` in bytes, 0 = none; `count` notes what happened in the statistics."""
         self.limit = limit
+        self.policy: Policy = "lru"
+        self.quotas: dict[str, int] = {}
+        """Bytes that the chunks of a layer may take; 0 or absent = any number."""
         self._root, self._native, self._journal = root, native, journal
         self._locks, self._count = locks, count
-        self._usage = SharedTotal(root / ".cache_metadata" / "usage", locks)
-        # Array id → its folder and geometry, to name files by.
+        self._metadata = root / ".cache_metadata"
+        self._usage = SharedTotal(self._metadata / "usage", locks)
+        self._documents = SharedTotal(self._metadata / "usage-documents", locks)
+        self._document_bytes = 0  # as last seen
+        self._shared_epochs = SharedEpochs(self._metadata / "epochs", locks)
+        self._epochs = Epochs()
+        # Array id → its folder and geometry, to name files by; its layer; how many chunks those have that are read here.
         self.layouts: dict[int, tuple[Path, Geometry]] = {}
+        self._layers: dict[int, str] = {}
+        self._read_here: dict[int, int] = {}
+        # Layer → what the native core calls it; its shared number.
+        self._groups: dict[str, int] = {}
+        self._books: dict[str, SharedTotal] = {}
         self._evictions_seen = 0
+        self._learn_again = 0.0
         self.after_fork()
 
     def after_fork(self) -> None:
-        # What this process has reserved and what the shared number says change together.
-        self._books = threading.RLock()
-        self._reserved = 0
-        self._usage.after_fork()
+        # What this process has reserved and what the shared numbers say change together.
+        self._writing = threading.RLock()
+        self._reserved: Counter[str] = Counter()
+        self._unbooked: set[str] = set()
+        self._telling = threading.Lock()
+        self._told, self._told_at = self._uses(), 0.0
+        self._untrimmed = False
+        self._shared_epochs.after_fork()
+        for shared in (self._usage, self._documents, *self._books.values()):
+            shared.after_fork()
+
+    # What is known of arrays
+
+    def note_array(
+        self, id: int, folder: Path, geometry: Geometry, layer: str, *, read: bool = False
+    ) -> bool:
+        """Note an array in the folder; `read`: by this process. Whether it is new."""
+        if read:
+            self._read_here[id] = prod(grid(geometry.shape, geometry.chunks))
+        if id in self.layouts:
+            return False
+        group = self._groups.setdefault(layer, len(self._groups) + 1)
+        self.layouts[id], self._layers[id] = (folder, geometry), layer
+        self._native.assign(id, group)
+        return True
+
+    def forget_array(self, id: int) -> None:
+        """An array is gone."""
+        self.layouts.pop(id, None)
+        self._layers.pop(id, None)
+        self._read_here.pop(id, None)
+
+    # Coming in
 
     @contextlib.contextmanager
-    def reserve(self, size: int) -> Iterator[Reservation | None]:
-        """Room for `size` bytes while the block runs, evicting if need be; None if there is none. Raises OSError."""
-        room = Reservation(size) if self._admit(size) else None
+    def reserve(self, size: int, id: int) -> Iterator[Reservation | None]:
+        """Room for `size` bytes of an array while the block runs, evicting if need be; None if there is none. Raises OSError."""
+        layer = self._layers.get(id, "")
+        room = Reservation(size) if self._admit(size, layer) else None
         try:
             yield room
         finally:
             if room is not None and room.written != size:
-                self._add(room.written - size, reserving=-size)
+                self._add(room.written - size, layer, reserving=-size)
             elif room is not None:  # the shared number is right as it is
-                with self._books:
-                    self._reserved -= size
+                with self._writing:
+                    self._reserved[layer] -= size
 
-    def _admit(self, size: int) -> bool:
-        if self.limit and size > self.limit:
+    def _admit(self, size: int, layer: str) -> bool:
+        if any(0 < bound < size for bound in (self.limit, self.quotas.get(layer, 0))):
             return False
         admitted = False
-        total = self._add(size, reserving=size)
+        totals = self._add(size, layer, reserving=size)
         try:
-            admitted = self._excess(size, total) <= 0 or self._evict(size)
+            admitted = self._fits(size, layer, totals) or self._make_room(size, layer)
         finally:
             if not admitted:
-                self._add(-size, reserving=-size)
+                self._add(-size, layer, reserving=-size)
         return admitted
 
     def used(self) -> int | None:
@@ -106,60 +159,255 @@ class Budget:
         totals = self._usage.add()
         return None if totals is None else totals[0]
 
-    def release(self, size: int) -> None:
-        """Chunk files of this many bytes were removed; other processes shall let go of them, too."""
+    def release(self, moved: Path) -> tuple[int, list[int]]:
+        """What lies in `moved` was taken out of the cache; other processes shall let go of it, too. Its bytes, and ids of arrays."""
+        chunks: Counter[str] = Counter()
+        ids = []
+        for _, cached, files in cached_files(moved):
+            ids.append(cached.id)
+            sizes = [size for name, size, _ in files if chunk_index(cached.geometry, name) is not None]
+            chunks[cached.layer] += sum(sizes)
+        papers = sum(size for _, size, _ in documents(moved))
         with contextlib.suppress(OSError):
-            self._add(-size)
-            self._usage.add(evictions=1)
+            for layer, size in chunks.items():
+                self._add(-size, layer)
+            if chunks.total():
+                self._usage.add(evictions=1)
+            if papers:
+                self.add_documents(-papers)
+        return chunks.total() + papers, ids
 
-    def _add(self, size: int, *, reserving: int = 0) -> int:
-        """Add to the shared number; counts the files first if nobody knows it. Raises OSError."""
-        with self._books:
-            self._reserved += reserving
+    # The shared numbers
+
+    def _add(self, size: int, layer: str, *, reserving: int = 0) -> tuple[int, int]:
+        """Add to the shared numbers; counts the files first if nobody knows them. Raises OSError.
+
+        Returns the bytes of all chunks, and of the layer's (0 if it has no quota).
+        """
+        with self._writing:
+            self._reserved[layer] += reserving
             try:
-                totals = self._usage.add(size)
+                totals = self._book(size, layer)
             except OSError:
-                self._reserved -= reserving
+                self._reserved[layer] -= reserving
                 raise
             if totals is None:
                 with self._locks.hold(_COUNT_LOCK, timeout=30):
-                    totals = self._usage.add(size)  # another process may have counted meanwhile
+                    totals = self._book(size, layer)  # another process may have counted meanwhile
                     if totals is None:
                         self.rescan()  # the files as they are and all that is reserved: `size` is in it
-                        totals = self._usage.add() or (max(size, 0), 0)
-            return totals[0]
+                        totals = self._book(0, layer) or (max(size, 0), max(size, 0))
+            return totals
 
-    def _excess(self, size: int, total: int | None = None) -> int:
-        """By how many bytes the cache is too large, or the volume too full, to write `size` bytes that are reserved."""
-        volume = shutil.disk_usage(self._root)
+    def _book(self, size: int, layer: str, *, evictions: int = 0) -> tuple[int, int] | None:
+        """Add to the shared numbers; None if one is not known, and nothing was added."""
+        of_layer = None
+        if layer in self.quotas or layer not in self._unbooked:
+            of_layer = self._book_of(layer).add(size)
+            if of_layer is None:
+                self._unbooked.add(layer)  # nobody has given it a quota
+        total = self._usage.add(size, evictions=evictions)
+        if total is None or (of_layer is None and self.quotas.get(layer)):
+            if of_layer is not None:
+                self._book_of(layer).add(-size)
+            if total is not None:
+                self._usage.add(-size)
+            return None
+        return total[0], 0 if of_layer is None else of_layer[0]
+
+    def _book_of(self, layer: str) -> SharedTotal:
+        if layer not in self._books:
+            name = f"usage-{sha256(layer.encode()).hexdigest()[:16]}"
+            self._books[layer] = SharedTotal(self._metadata / name, self._locks)
+        return self._books[layer]
+
+    def _fits(self, size: int, layer: str, totals: tuple[int, int] | None = None) -> bool:
+        """Whether `size` bytes that are reserved for a layer can be written."""
+        totals = totals or self._add(0, layer)
+        return max(self._excess(size, totals[0])) <= 0 and self._over_quota(layer, totals[1]) <= 0
+
+    def _excess(self, size: int, total: int) -> tuple[int, int]:
+        """By how many bytes and files the cache is too large, or the volume too full, to write `size` bytes that are reserved."""
         # What other threads have reserved will be written too.
-        lacking = max(size, self._reserved) + int(volume.total * FREE_SHARE) - volume.free
-        if not self.limit:
-            return lacking
-        return max((self._add(0) if total is None else total) - self.limit, lacking)
+        lacking, files = volume_lacks(self._root, max(size, self._reserved.total()))
+        if self.limit:
+            lacking = max(lacking, total + self._document_bytes - self.limit)
+        return lacking, files
 
-    def _evict(self, size: int) -> bool:
-        """Remove the least recently used chunks until there is room, and some more. Whether there is."""
-        with self._locks.hold(_EVICT_LOCK, timeout=10) as held:
-            if not held or (need := self._excess(size)) <= 0:  # who held the lock before us has made room
-                return self._excess(size) <= 0
-            self._journal.flush()
-            self._learn()
-            need += int(self.limit * (1 - LOW_WATER))
-            freed, removed = 0, []
-            while freed < need and (victims := self._native.victims(need - freed)):
-                for key in victims:
-                    bytes_of_it = self._native.index_remove(*key)
-                    self._native.drop_block(*key)
-                    layout = self.layouts.get(key[0])
-                    if layout is not None and _unlink(layout[0] / chunk_name(layout[1], key[1])):
-                        freed += bytes_of_it
-                removed += victims
-            self._journal.note_removed(removed)
-            self._usage.add(-freed, evictions=1)
-            self._count("evicted", len(removed))
-            self._count("evicted_bytes", freed)
-            return self._excess(size) <= 0
+    def _over_quota(self, layer: str, of_layer: int) -> int:
+        quota = self.quotas.get(layer, 0)
+        return of_layer - quota if quota else 0
+
+    # Making room
+
+    def _make_room(self, size: int, layer: str) -> bool:
+        """Let chunks go until what is reserved fits. Whether it does; not if the policy would rather keep what is there."""
+        if not self._may_come(size, layer):
+            self._count("refused")
+            return False
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline:
+            with self._locks.hold(_EVICT_LOCK, timeout=0.1) as held:
+                if self._fits(size, layer):  # who holds the lock has made room
+                    return True
+                if held:
+                    self._learn()
+                    self._trim(size)
+                    return self._fits(size, layer)
+        return False
+
+    def _may_come(self, size: int, layer: str) -> bool:
+        if self.policy == "lru":
+            return True
+        if self.policy == "epoch" and self._ignorant():
+            with self._locks.hold(_EVICT_LOCK, timeout=0.1) as held:
+                if held:
+                    self._learn()
+        self._journal.drain()
+        over = self._over_quota(layer, self._add(0, layer)[1]) > 0
+        return self._native.admits(
+            self.policy, self._groups.get(layer, 0) if over else 0, self._stale_before()
+        )
+
+    def _trim(self, size: int) -> None:
+        """Remove what is too much, and some more. Chunks of layers over their quota go first, listings and documents last."""
+        self._journal.drain()
+        for layer, quota in self.quotas.items():
+            if (over := self._over_quota(layer, self._add(0, layer)[1])) > 0:
+                self._evict(over, 0, self._groups.get(layer, 0), int(quota * (1 - LOW_WATER)))
+        total, _ = self._add(0, "")
+        need, files = self._excess(size, total)
+        if need > 0 or files > 0:
+            self._evict(need, files, 0, int((self.limit or total) * (1 - LOW_WATER)))
+            need, files = self._excess(size, self._add(0, "")[0])
+            if need > 0 or files > 0:
+                self._evict_documents(need, files)
+        self._journal.flush()  # who learns next does not try what is gone
+
+    def _evict(self, size: int, files: int, group: int, more: int) -> None:
+        """Remove the least recently used chunks of a group until so many bytes and files are free, and some bytes more."""
+        # Under `epoch` one comes for one that goes, unless that was of no use any more.
+        more_before = self._stale_before() if self.policy == "epoch" else _LATEST
+        size, files, freed, gone = max(size, 0), max(files, 0), 0, 0
+        while True:
+            extra = max(size + more - max(freed, size), 0)
+            victims = self._native.victims(
+                max(size - freed, 0), max(files - gone, 0), group, extra, more_before
+            )
+            if not victims:
+                return
+            for first in range(0, len(victims), _BATCH):
+                sizes = self._remove(victims[first : first + _BATCH])
+                freed, gone = freed + sum(sizes), gone + len(sizes)
+
+    def _remove(self, victims: Sequence[tuple[int, int, int]]) -> list[int]:
+        """Remove chunks (array id, chunk, last use); returns the bytes of those files that were there."""
+        freed: Counter[str] = Counter()
+        sizes, removed = [], []
+        for id, chunk, used in victims:
+            self._native.index_remove(id, chunk)
+            if id not in self.layouts:
+                continue
+            folder, geometry = self.layouts[id]
+            path = folder / chunk_name(geometry, chunk)
+            with contextlib.suppress(OSError):  # that somebody else was faster is no error
+                stat = path.lstat()
+                if (written := stat.st_mtime_ns // 1000) > used + 1000:  # another process just wrote it
+                    self._native.index_add(id, chunk, stat.st_size, written)
+                    continue
+                path.unlink()
+                freed[self._layers[id]] += stat.st_size
+                sizes.append(stat.st_size)
+            self._native.drop_block(id, chunk)
+            removed.append((id, chunk))
+        self._journal.note_removed(removed)
+        for layer, size in freed.items():
+            self._book(-size, layer, evictions=1)
+        self._count("evicted", len(sizes))
+        self._count("evicted_bytes", sum(sizes))
+        return sizes
+
+    def _evict_documents(self, size: int, files: int) -> None:
+        """Remove listings and documents, those first that were remembered longest ago."""
+        if self._document_bytes <= 0:
+            return
+        found = sorted(documents(self._root))
+        for at, (_, bytes_of_it, path) in enumerate(found):
+            if size <= 0 and files <= 0:
+                self._documents.set(sum(each for _, each, _ in found[at:]))
+                break
+            with contextlib.suppress(OSError):
+                path.unlink()
+                size, files = size - bytes_of_it, files - 1
+                self._count("evicted_documents")
+        else:
+            self._documents.set(0)
+        self._see_documents()
+
+    # Listings and documents
+
+    def admits_document(self, size: int) -> bool:
+        """Whether a listing or document of `size` bytes is worth remembering: chunks make room for it, unless they are pinned."""
+        if not self.limit:
+            return True
+        chunks = (self.used() or 0) if self.policy == "pin" else 0
+        return chunks + self._document_bytes + size <= self.limit
+
+    def add_documents(self, size: int) -> None:
+        """Listings and documents now take `size` bytes more (or less). Raises OSError."""
+        if self._documents.add(size) is None:
+            self._documents.set(sum(each for _, each, _ in documents(self._root)))
+        self._see_documents()
+        self._untrimmed = self._untrimmed or size > 0
+
+    @property
+    def document_bytes(self) -> int:
+        """Bytes of all listings and documents, as of some seconds ago."""
+        return self._document_bytes
+
+    def _see_documents(self) -> None:
+        totals = self._documents.add()
+        self._document_bytes = totals[0] if totals else 0
+
+    # Epochs
+
+    def new_epoch(self, number: int | None = None) -> None:
+        """An epoch of training begins. Raises OSError."""
+        with self._telling:
+            self._tell()
+            now = int(time.time() * 1e6)
+            self._epochs = self._shared_epochs.change(lambda epochs: epochs.begun(now, number))
+
+    def _stale_before(self) -> int:
+        """Chunks that were last used before this (microseconds) have idled for two epochs."""
+        due = self._uses() - self._told > self._epochs.chunks // 64
+        if (due or time.monotonic() - self._told_at > TELL_S) and self._telling.acquire(blocking=False):
+            try:
+                self._tell()
+            except OSError:  # then by what is known
+                pass
+            finally:
+                self._telling.release()
+        return self._epochs.stale_before
+
+    def _tell(self) -> None:
+        """Add what was used here to what all have used. Raises OSError."""
+        uses, chunks, now = self._uses(), sum(self._read_here.values()), int(time.time() * 1e6)
+        since = uses - self._told
+        self._epochs = self._shared_epochs.change(lambda epochs: epochs.used(since, chunks, now))
+        self._told, self._told_at = uses, time.monotonic()
+
+    def _uses(self) -> int:
+        stats = self._native.stats()
+        return stats["chunk_hits"] + stats["chunk_loads"] + stats["chunk_misses"] + stats["fills"]
+
+    # What is in the folder
+
+    def _ignorant(self) -> bool:
+        """Whether what is known of the chunks in the folder is too old, or too little."""
+        total = self._add(0, "")[0] - self._reserved.total()
+        missed = abs(total - self._native.index_bytes())
+        return time.monotonic() >= self._learn_again or missed > (self.limit or total) * (1 - LOW_WATER)
 
     def shrink(self) -> int:
         """Remove what is too much, if anything. Bytes freed. Raises OSError."""
@@ -169,112 +417,86 @@ class Budget:
         return max(before - self._add(0), 0)
 
     def _learn(self) -> None:
-        """Take in what other processes cached; from the files if the database does not tell."""
+        """Take in what other processes cached, unless that was done just now; from the files if the database does not tell."""
+        if not self._ignorant():
+            return
+        began = time.monotonic()
+        self._journal.flush()
         loaded = None if self._journal.rebuild_wanted else self._journal.load()
-        if loaded is None:
-            return self.rescan()
-        arrays, rows = loaded
+        if loaded is None or not self._take_in(*loaded):
+            self.rescan()
+        else:
+            known, total = self._native.index_bytes(), self._add(0, "")[0] - self._reserved.total()
+            if (
+                abs(total - known) > total * DRIFT + DRIFT_BYTES
+            ):  # a writer died, or somebody cleaned up by hand
+                self.rescan()
+        now = time.monotonic()
+        self._learn_again = now + max(LEARN_S, 20 * (now - began))
+
+    def _take_in(self, arrays: dict[int, tuple[str, dict[str, Any]]], rows: Any) -> bool:
         try:
             for id, (folder, layout) in arrays.items():
-                if id not in self.layouts:
-                    self.layouts[id] = (self._root / folder, Geometry.from_json(layout))
+                self.note_array(id, self._root / folder, Geometry.from_json(layout), str(layout["layer"]))
         except (KeyError, TypeError, ValueError):  # a row that no version of ours wrote
-            return self.rescan()
-        self._native.index_load(*rows)
-        known, total = self._native.stats()["index_bytes"], self._add(0) - self._reserved
-        if abs(total - known) > total * DRIFT + DRIFT_BYTES:  # a writer died, or somebody cleaned up by hand
-            self.rescan()
-        return None
+            return False
+        self._native.index_replace(rows, self._journal.written_until)
+        return True
 
     def heal(self) -> None:
-        """Count the files again if the database was lost; drop what other processes evicted. Raises OSError."""
+        """Upkeep: what was lost is counted again, what others evicted is let go of, what is too much goes. Raises OSError."""
         if self._journal.rebuild_wanted:
             with self._locks.hold(_EVICT_LOCK, timeout=0) as held:
                 if held:
                     self.rescan()
+        self._unbooked.clear()
+        self._see_documents()
+        if self.policy == "epoch":
+            self._stale_before()
         totals = self._usage.add()
-        if totals is not None and totals[1] != self._evictions_seen:
+        if totals is None:
+            return
+        if totals[1] != self._evictions_seen:
             self._evictions_seen = totals[1]
             for key in self._native.held():
                 layout = self.layouts.get(key[0])
                 if layout and not (layout[0] / chunk_name(layout[1], key[1])).exists():
                     self._native.drop_block(*key)  # a held mapping keeps the space of an unlinked file
+        if self._untrimmed and self.limit and self.policy != "pin":
+            self._untrimmed = False
+            if totals[0] + self._document_bytes > self.limit:
+                with self._locks.hold(_EVICT_LOCK, timeout=0) as held:
+                    if held:
+                        self._learn()
+                        self._trim(0)
 
     def rescan(self) -> None:
-        """Make index, database and number anew from the files. Removes what crashed processes left behind. Raises OSError."""
+        """Make index, database and numbers anew from the files. Removes what crashed processes left behind. Raises OSError."""
         with (
-            self._books
+            self._writing
         ):  # what this process reserves waits: it must be in the number once, not twice or never
             self._rescan()
 
     def _rescan(self) -> None:
         self._journal.rebuild_wanted = False
+        began = int(time.time() * 1e6)
         arrays: dict[int, tuple[str, dict[str, Any]]] = {}
         rows: list[tuple[int, int, int, int]] = []
-        self._native.index_clear()
-        for folder, (geometry, id), files in cached_files(self._root):
-            self.layouts[id] = (folder, geometry)
-            arrays[id] = (folder.relative_to(self._root).as_posix(), geometry.to_json())
+        sizes: Counter[str] = Counter()
+        for folder, cached, files in cached_files(self._root):
+            self.note_array(cached.id, folder, cached.geometry, cached.layer)
+            layout = {**cached.geometry.to_json(), "layer": cached.layer}
+            arrays[cached.id] = (folder.relative_to(self._root).as_posix(), layout)
             for name, size, used in files:
-                if (chunk := chunk_index(geometry, name)) is not None:
-                    rows.append((id, chunk, size, int(used * 1e6)))
-        table = np.array(rows, np.uint64).reshape(-1, 4)
-        self._native.index_load(*(np.ascontiguousarray(column) for column in table.T))
+                if (chunk := chunk_index(cached.geometry, name)) is not None:
+                    rows.append((cached.id, chunk, size, int(used * 1e6)))
+                    sizes[cached.layer] += size
+        self._native.index_replace(np.array(rows, np.uint64).reshape(-1, 4).T, began)
         self._journal.replace(arrays, rows)
-        self._usage.set(sum(size for _, _, size, _ in rows) + self._reserved)
+        self._usage.set(sizes.total() + self._reserved.total())
+        for layer, quota in self.quotas.items():
+            if quota:
+                self._book_of(layer).set(sizes[layer] + self._reserved[layer])
+        self._documents.set(sum(size for _, size, _ in documents(self._root)))
+        self._see_documents()
         self._count("rescans", 1)
-
-
-def read_layout(folder: Path) -> tuple[Geometry, int] | None:
-    """Geometry and id of the array cached in `folder`; None if there is none."""
-    document = info.read(folder / info.FILE)
-    if document is None or "array" not in document:
-        return None
-    try:
-        return Geometry.from_json(document["array"]["geometry"]), int(document["array"]["id"])
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def cached_files(root: Path) -> Iterator[tuple[Path, tuple[Geometry, int], list[tuple[str, int, float]]]]:
-    """Every cached array (folder, geometry and id) with files of it (relative name, size, last use)."""
-    stale = time.time() - STALE_TEMPORARY_S
-    pending: list[tuple[Path, Path, tuple[Geometry, int] | None]] = [(root, root, None)]
-    while pending:
-        folder, base, layout = pending.pop()
-        if layout is None and (layout := read_layout(folder)) is not None:
-            base = folder
-        files = []
-        try:
-            entries = list(os.scandir(folder))
-        except OSError:  # gone meanwhile
-            continue
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                stat = entry.stat(follow_symlinks=False)
-                if entry.name.startswith(info.TEMPORARY):
-                    if stat.st_mtime < stale:
-                        _remove(Path(entry.path))
-                elif entry.is_dir(follow_symlinks=False):
-                    pending.append((Path(entry.path), base, layout))
-                else:
-                    name = os.path.relpath(entry.path, base).replace(os.sep, "/")
-                    files.append((name, stat.st_size, max(stat.st_atime, stat.st_mtime)))
-        if layout is not None:
-            yield base, layout, files
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _unlink(path: Path) -> bool:
-    """Whether the file was removed by us; that somebody else was faster is no error."""
-    try:
-        path.unlink()
-    except OSError:
-        return False
-    return True

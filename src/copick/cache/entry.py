@@ -74,7 +74,7 @@ class Entry:
         except (KeyError, TypeError, ValueError, OSError) as error:
             manager.failed("open", error)
             return None
-        manager.register(native.id, folder, geometry)
+        manager.register(native.id, folder, geometry, origin.layer)
         return cls(manager, native, geometry, file)
 
     @classmethod
@@ -132,7 +132,7 @@ class Entry:
             return
         chunks = self.native.inside(origin, data.shape)
         size = self.native.chunk_bytes + _TRAILER
-        with self._manager.budget.reserve(size * len(chunks)) as room:
+        with self._manager.budget.reserve(size * len(chunks), self.native.id) as room:
             if room is None:
                 self._manager.count("bypassed")
                 return
@@ -149,7 +149,7 @@ class Entry:
         encoded = codec_for(self.geometry.dtype).encode(whole)
         self.native.keep(chunk, as_bytes(whole))
         size = len(encoded) + _TRAILER
-        with self._manager.budget.reserve(size) as room:
+        with self._manager.budget.reserve(size, self.native.id) as room:
             if room is None:
                 return self._manager.count("bypassed")
             error = self.native.insert(chunk, encoded)

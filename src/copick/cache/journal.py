@@ -38,7 +38,8 @@ CREATE TABLE IF NOT EXISTS chunks (array INTEGER NOT NULL, chunk INTEGER NOT NUL
 _DAMAGED = (sqlite3.Error, ValueError, TypeError, OverflowError)
 """What a damaged database raises: sqlite3 even fails to decode its own error texts, and rows may hold anything."""
 
-Rows = tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint64]]
+Rows = npt.NDArray[np.uint64]
+"""Chunks, (4, n): array, chunk, bytes, accessed (microseconds)."""
 
 
 class Journal:
@@ -50,6 +51,8 @@ class Journal:
         self.path = path
         self.rebuild_wanted = False
         self.failures = 0
+        self.written_until = 0
+        """What was noted here before this time (microseconds) is in the database."""
         self._impatient_until = 0.0
         self._drain, self._tick = drain, tick
         self.after_fork()
@@ -63,6 +66,8 @@ class Journal:
         self._inserted: dict[tuple[int, int], tuple[int, int]] = {}
         self._removed: list[tuple[int, int]] = []
         self._discarded: list[int] = []
+        self._touches: list[npt.NDArray[np.uint64]] = []
+        self._draining = threading.Lock()
         self._flushing = threading.Lock()
 
     def start(self) -> None:
@@ -120,16 +125,29 @@ class Journal:
             if stopping:
                 return
 
+    def drain(self) -> None:
+        """Make the native index see all uses so far; they are written with what else is pending."""
+        with self._draining:
+            touches = self._drain()
+            if touches.size:
+                self._touches.append(touches)
+
     def flush(self) -> bool:
         """Write what is pending, now. False if it could not be written and was dropped."""
         with self._flushing:
-            touches = self._drain()
+            began = (
+                int(time.time() * 1e6) - 1_000_000
+            )  # who noted something just now may not have done so yet
+            self.drain()
+            with self._draining:
+                drained, self._touches = self._touches, []
             with self._wake:
                 arrays, self._arrays = self._arrays, {}
                 inserted, self._inserted = self._inserted, {}
                 removed, self._removed = self._removed, []
                 discarded, self._discarded = self._discarded, []
-            if not (arrays or inserted or removed or discarded or touches.size):
+            if not (arrays or inserted or removed or discarded or drained):
+                self.written_until = began
                 return True
             try:
                 with self._open() as db:
@@ -145,19 +163,21 @@ class Journal:
                         "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)",
                         [(*key, *row) for key, row in inserted.items()],
                     )
-                    array, chunk, stamp = (column.tolist() for column in touches)
-                    db.executemany(
-                        "UPDATE chunks SET accessed = max(accessed, ?) WHERE array = ? AND chunk = ?",
-                        zip(stamp, array, chunk, strict=True),
-                    )
+                    for touches in drained:
+                        array, chunk, stamp = (column.tolist() for column in touches)
+                        db.executemany(
+                            "UPDATE chunks SET accessed = max(accessed, ?) WHERE array = ? AND chunk = ?",
+                            zip(stamp, array, chunk, strict=True),
+                        )
                     db.execute("COMMIT")
             except _DAMAGED as error:
                 self._failed(error)
                 return False
+            self.written_until = began
             return True
 
     def load(self) -> tuple[dict[int, tuple[str, dict[str, Any]]], Rows] | None:
-        """All arrays (id → folder, layout) and all chunks (array, chunk, bytes, accessed). None if the database is of no use."""
+        """All arrays (id → folder, layout) and all chunks. None if the database is of no use."""
         if not self.path.exists():
             return None
         try:
@@ -171,8 +191,7 @@ class Journal:
         except _DAMAGED as error:
             self._failed(error)
             return None
-        array, chunk, size, stamp = (np.ascontiguousarray(table[:, i]) for i in range(4))
-        return arrays, (array, chunk, size, stamp)
+        return arrays, table.T
 
     def last_access(self, array: int) -> int | None:
         """When a chunk of an array was last used (microseconds since 1970), as far as the database knows."""

@@ -30,16 +30,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from copick import _cachecore
 from copick.cache import info, items
-from copick.cache.budget import Budget, cached_files
+from copick.cache.budget import Budget, Policy
 from copick.cache.generations import Generations, slots_of
-from copick.cache.geometry import chunk_index
 from copick.cache.journal import Journal
 from copick.cache.locks import RangeLocks
 from copick.cache.pool import DaemonPool, Foreground
 from copick.errors import CacheError, NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
     from fsspec import AbstractFileSystem
@@ -73,6 +72,8 @@ class CacheManager:
         disk_format: DiskFormat = "auto",
         decoded_bytes: int = 256 << 20,
         fetch_threads: int = 16,
+        policy: Policy = "lru",
+        quotas: Mapping[str, int] | None = None,
     ) -> None:
         """Raises OSError if the folder cannot be made or written."""
         self.cache_root = Path(cache_root)
@@ -90,6 +91,7 @@ class CacheManager:
         self.budget = Budget(
             self.cache_root, max_size_bytes, self.native, self.journal, self.locks, self.count
         )
+        self.budget.policy, self.budget.quotas = policy, dict(quotas or {})
         self._stats_written: dict[str, Any] = {}
         self.after_fork()
 
@@ -119,7 +121,7 @@ class CacheManager:
         """What `open_manager` takes, to open the same cache in another process."""
         return {
             "max_size_bytes": self.max_size_bytes, "max_age": self.max_age, "disk_format": self.disk_format,
-            "decoded_bytes": self._decoded_bytes,
+            "decoded_bytes": self._decoded_bytes, "policy": self.budget.policy, "quotas": self.budget.quotas,
         }  # fmt: skip
 
     def start(self) -> None:
@@ -195,11 +197,11 @@ class CacheManager:
         own = first is not None and first.get("place") == origin.place
         return (self.cache_root if own else self.cache_root / "sources" / origin.place[:32]), origin
 
-    def register(self, id: int, folder: Path, geometry: Geometry) -> None:
+    def register(self, id: int, folder: Path, geometry: Geometry, layer: str) -> None:
         """Note an array whose chunks this process will read or write."""
-        if id not in self.budget.layouts:
-            self.budget.layouts[id] = (folder, geometry)
-            self.journal.note_array(id, folder.relative_to(self.cache_root).as_posix(), geometry.to_json())
+        if self.budget.note_array(id, folder, geometry, layer, read=True):
+            layout = {**geometry.to_json(), "layer": layer}
+            self.journal.note_array(id, folder.relative_to(self.cache_root).as_posix(), layout)
 
     def inserted(self, id: int, chunks: Iterable[int], size: int) -> None:
         """Note written chunks of `size` bytes each."""
@@ -250,13 +252,14 @@ class CacheManager:
             except OSError as error:
                 self.failed("invalidate", error)
 
-    def discard(self, path: Path) -> None:
-        """Forget a cached item and all below it, in every process. Raises OSError."""
+    def discard(self, path: Path) -> int:
+        """Forget a cached item and all below it, in every process; returns the bytes freed. Raises OSError."""
         slots = self.slots(path)
         # First, so that nothing is kept that was asked for before; then, so that nobody goes on with what was there.
         self.generations.change(slots)
-        if self.remove(path):
+        if (freed := self.remove(path)) is not None:
             self.generations.change(slots)
+        return freed or 0
 
     def outdated(self, path: Path) -> None:
         """Ask again for the listings and documents at and below a folder; arrays stay."""
@@ -265,32 +268,30 @@ class CacheManager:
         except OSError as error:
             self.failed("invalidate", error)
 
-    def remove(self, path: Path) -> bool:
-        """Remove a cached item and all below it from disk, in one step. Whether there was one. Raises OSError."""
+    def remove(self, path: Path) -> int | None:
+        """Remove a cached item and all below it from disk, in one step. The bytes freed; None: there was none. Raises OSError."""
         try:
             moved = self._into_trash(path)
         except OSError:
             # A system that does not move what is in use: without its `.cache_info` nothing of an array is used.
             for file in path.rglob(f"{info.FILE}*"):
                 file.unlink(missing_ok=True)
-            return True
+            return 0
         if moved is None:
-            return False
+            return None
         trash = Path(moved)
         if not trash.is_dir():
+            freed = trash.stat().st_size
             trash.unlink(missing_ok=True)
-            return True
-        freed = 0
-        for _, (geometry, id), files in cached_files(trash):
-            freed += sum(size for name, size, _ in files if chunk_index(geometry, name) is not None)
+            if path.name.startswith(f"{info.FILE}."):
+                self.budget.add_documents(-freed)
+            return freed
+        freed, found = self.budget.release(trash)
+        known = list(self.budget.layouts.items())
+        for id in {*found, *(id for id, (folder, _) in known if folder == path or path in folder.parents)}:
             self.drop(id)
-        known = self.budget.layouts.items()
-        for id in [id for id, (folder, _) in known if folder == path or path in folder.parents]:
-            self.drop(id)
-        if freed:
-            self.budget.release(freed)
         shutil.rmtree(trash, ignore_errors=True)
-        return True
+        return freed
 
     def _into_trash(self, path: Path) -> str | None:
         """Where a cached item was moved to; None if there was none. Raises OSError."""
@@ -307,7 +308,7 @@ class CacheManager:
 
     def drop(self, id: int) -> None:
         """Forget an array that is gone from disk."""
-        self.budget.layouts.pop(id, None)
+        self.budget.forget_array(id)
         self.native.drop_array(id)
         self.journal.note_discarded(id)
 
@@ -375,6 +376,29 @@ class CacheManager:
 
         return filesystem("file")
 
+    def remember(self, file: Path, document: bytes) -> None:
+        """Keep a listing or document in a file, if there is room for it. Raises OSError."""
+        before = file.stat().st_size if file.exists() else 0
+        if self.budget.admits_document(len(document) - before):
+            info.write(file, document)
+            self.budget.add_documents(len(document) - before)
+        else:
+            self.count("refused_documents")
+
+    def new_epoch(self, number: int | None = None) -> None:
+        """An epoch of training begins: what the policy `epoch` goes by, in all processes that use the cache folder.
+
+        Say so at the beginning of each epoch, once or from every process of the training. Without it, an epoch is taken to be over
+        after as many uses of chunks as the arrays have that are read.
+
+        Args:
+            number: What the trainer calls this epoch; further calls with the same number mean the same epoch.
+        """
+        try:
+            self.budget.new_epoch(number)
+        except OSError as error:
+            self.failed("epoch", error)
+
     # What went wrong, and the numbers
 
     def failed(self, what: str, why: object) -> None:
@@ -415,6 +439,7 @@ class CacheManager:
             "misses": 0,
             "bytes_fetched": counts.get("fetched_bytes", 0), "evictions": counts.get("evicted", 0),
             "failures": {kind: n for kind, n in failures.items() if n},
+            "document_bytes": self.budget.document_bytes, "policy": self.budget.policy,
             "journal_failures": self.journal.failures, **counts, **native,
         }  # fmt: skip
 
@@ -460,6 +485,8 @@ def open_manager(
     max_age: float = 7 * 24 * 3600,
     disk_format: DiskFormat = "auto",
     decoded_bytes: int = 256 << 20,
+    policy: Policy = "lru",
+    quotas: Mapping[str, int] | None = None,
 ) -> CacheManager:
     """The manager of a folder, one per process; the latest limits count. Raises OSError or CacheError."""
     root = os.path.realpath(cache_root)
@@ -470,6 +497,7 @@ def open_manager(
                 raise CacheError(f"the cache root {root} is not a directory")
             manager = _managers[root] = CacheManager(root, decoded_bytes=decoded_bytes)
         manager.budget.limit, manager.max_age, manager.disk_format = max_size_bytes, max_age, disk_format
+        manager.budget.policy, manager.budget.quotas = policy, dict(quotas or {})
         return manager
 
 

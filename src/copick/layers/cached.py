@@ -47,6 +47,8 @@ def open_cache(config: CopickConfigCache) -> CacheManager | None:
             max_age=config.max_age,
             disk_format=config.disk_format,
             decoded_bytes=config.decoded_bytes,
+            policy=config.policy,
+            quotas=config.quotas,
         )
     except (OSError, CacheError) as error:
         logger.warning("the cache in %s cannot be used (%s); reading goes on without it", root, error)
@@ -212,7 +214,7 @@ class _Item:
         if self._moment.may_keep():
             item = {"time": time.time(), "generation": self._moment.generation, **what}
             try:
-                info.write(self._file, info.seal(self._origin.mark(item)))
+                self._manager.remember(self._file, info.seal(self._origin.mark(item)))
             except OSError as error:
                 self._manager.failed("metadata", error)
 
