@@ -160,7 +160,7 @@ class Budget:
         return None if totals is None else totals[0]
 
     def release(self, moved: Path) -> tuple[int, list[int]]:
-        """What lies in `moved` was taken out of the cache; other processes shall let go of it, too. Its bytes, and ids of arrays."""
+        """What lies in `moved` was taken out of the cache; other processes shall let go of it, too. Its bytes, its arrays' ids."""
         chunks: Counter[str] = Counter()
         ids = []
         for _, cached, files in cached_files(moved):
@@ -269,23 +269,42 @@ class Budget:
             self.policy, self._groups.get(layer, 0) if over else 0, self._stale_before()
         )
 
-    def _trim(self, size: int) -> None:
-        """Remove what is too much, and some more. Chunks of layers over their quota go first, listings and documents last."""
+    def cleanup(self) -> int:
+        """Remove what is too much, by the limits of this process; returns the bytes freed. Raises OSError."""
+        if self.policy == "pin":
+            return 0
+        with self._locks.hold(_EVICT_LOCK, timeout=_PATIENCE_S) as held:
+            if not held:
+                return 0
+            self._learn()
+            return self._trim(0)
+
+    def _trim(self, size: int) -> int:
+        """Remove what is too much for `size` bytes to come, and some more; returns the bytes freed.
+
+        Chunks of layers over their quota go first, listings and documents last.
+        """
+        freed = 0
         self._journal.drain()
         for layer, quota in self.quotas.items():
             if (over := self._over_quota(layer, self._add(0, layer)[1])) > 0:
-                self._evict(over, 0, self._groups.get(layer, 0), int(quota * (1 - LOW_WATER)))
+                freed += self._evict(over, 0, self._groups.get(layer, 0), int(quota * (1 - LOW_WATER)))
         total, _ = self._add(0, "")
         need, files = self._excess(size, total)
         if need > 0 or files > 0:
-            self._evict(need, files, 0, int((self.limit or total) * (1 - LOW_WATER)))
+            freed += self._evict(need, files, 0, int((self.limit or total) * (1 - LOW_WATER)))
             need, files = self._excess(size, self._add(0, "")[0])
             if need > 0 or files > 0:
-                self._evict_documents(need, files)
-        self._journal.flush()  # who learns next does not try what is gone
+                freed += self._evict_documents(need, files)
+        if freed:
+            self._journal.flush()  # who learns next does not try what is gone
+        return freed
 
-    def _evict(self, size: int, files: int, group: int, more: int) -> None:
-        """Remove the least recently used chunks of a group until so many bytes and files are free, and some bytes more."""
+    def _evict(self, size: int, files: int, group: int, more: int) -> int:
+        """Remove the least recently used chunks of a group until so many bytes and files are free, and some bytes more.
+
+        Returns the bytes freed.
+        """
         # Under `epoch` one comes for one that goes, unless that was of no use any more.
         more_before = self._stale_before() if self.policy == "epoch" else _LATEST
         size, files, freed, gone = max(size, 0), max(files, 0), 0, 0
@@ -295,7 +314,7 @@ class Budget:
                 max(size - freed, 0), max(files - gone, 0), group, extra, more_before
             )
             if not victims:
-                return
+                return freed
             for first in range(0, len(victims), _BATCH):
                 sizes = self._remove(victims[first : first + _BATCH])
                 freed, gone = freed + sum(sizes), gone + len(sizes)
@@ -327,22 +346,22 @@ class Budget:
         self._count("evicted_bytes", sum(sizes))
         return sizes
 
-    def _evict_documents(self, size: int, files: int) -> None:
-        """Remove listings and documents, those first that were remembered longest ago."""
+    def _evict_documents(self, size: int, files: int) -> int:
+        """Remove listings and documents, those first that were remembered longest ago; returns the bytes freed."""
         if self._document_bytes <= 0:
-            return
-        found = sorted(documents(self._root))
-        for at, (_, bytes_of_it, path) in enumerate(found):
+            return 0
+        freed, left = 0, 0
+        for _, bytes_of_it, path in sorted(documents(self._root)):
             if size <= 0 and files <= 0:
-                self._documents.set(sum(each for _, each, _ in found[at:]))
-                break
-            with contextlib.suppress(OSError):
+                left += bytes_of_it
+                continue
+            with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-                size, files = size - bytes_of_it, files - 1
+                freed, size, files = freed + bytes_of_it, size - bytes_of_it, files - 1
                 self._count("evicted_documents")
-        else:
-            self._documents.set(0)
+        self._documents.set(left)
         self._see_documents()
+        return freed
 
     # Listings and documents
 
@@ -462,13 +481,10 @@ class Budget:
                 layout = self.layouts.get(key[0])
                 if layout and not (layout[0] / chunk_name(layout[1], key[1])).exists():
                     self._native.drop_block(*key)  # a held mapping keeps the space of an unlinked file
-        if self._untrimmed and self.limit and self.policy != "pin":
+        if self._untrimmed and self.limit:
             self._untrimmed = False
             if totals[0] + self._document_bytes > self.limit:
-                with self._locks.hold(_EVICT_LOCK, timeout=0) as held:
-                    if held:
-                        self._learn()
-                        self._trim(0)
+                self.cleanup()
 
     def rescan(self) -> None:
         """Make index, database and numbers anew from the files. Removes what crashed processes left behind. Raises OSError."""

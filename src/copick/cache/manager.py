@@ -2,7 +2,8 @@
 
 Layout (the folder is itself a copick project that zarr tools can read):
 
-    .cache_metadata/entries.db, stats.json, usage, locks   hints; all can be deleted at any time
+    .cache_metadata/entries.db, stats.json, locks          hints; all can be deleted at any time
+    .cache_metadata/usage*, epochs                          so are these: bytes in the folder, when epochs of training began
     .cache_metadata/generations                             what changed, see generations.py; can be deleted, too
     .cache_metadata/source                                  which place's data lies in the root; that of others is in sources/
     ExperimentRuns/.../X.zarr/N/.cache_info                 the truth about one cached array; its absence means "not cached"
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from copick import _cachecore
 from copick.cache import info, items
 from copick.cache.budget import Budget, Policy
+from copick.cache.folder import PENDING
 from copick.cache.generations import Generations, slots_of
 from copick.cache.journal import Journal
 from copick.cache.locks import RangeLocks
@@ -54,6 +56,8 @@ DiskFormat = Literal["auto", "raw", "encoded"]
 
 LOCK_TIMEOUT_S: Final = 60.0
 """How long another process may take to fetch a chunk before this one fetches it too."""
+_KEPT: Final = (".cache_metadata", PENDING)
+"""Folders in the root that hold nothing that is cached."""
 EXIT_TIMEOUT_S: Final = 1.0
 """How long the end of the interpreter waits for chunks that are being fetched."""
 IDLE_BUFFER_S: Final = 10.0
@@ -260,6 +264,31 @@ class CacheManager:
         if (freed := self.remove(path)) is not None:
             self.generations.change(slots)
         return freed or 0
+
+    def clear_cache(self) -> int:
+        """Remove all that is cached, in every process; what waits to be passed on stays. Bytes freed. Raises OSError."""
+        slots = self.slots(self.cache_root)
+        self.generations.change(slots)
+        items = [item for item in self.cache_root.iterdir() if item.name not in _KEPT]
+        freed = sum(self.remove(item) or 0 for item in items)
+        self.generations.change(slots)
+        return freed
+
+    def clear_path(self, path: str | os.PathLike[str]) -> int:
+        """Remove what is cached at a path below the cache's root ("ExperimentRuns/TS_1") and below; returns the bytes freed.
+
+        Raises:
+            CacheError: The path is not one of what is cached.
+            OSError: The folder cannot be written.
+        """
+        target = Path(os.path.normpath(self.cache_root / os.fspath(path)))
+        if target == self.cache_root:
+            return self.clear_cache()
+        if self.cache_root not in target.parents or target.relative_to(self.cache_root).parts[0] in _KEPT:
+            raise CacheError(
+                f"{os.fspath(path)!r} is not of what is cached in {self.cache_root}; expected a path in it"
+            )
+        return self.discard(target) + self.discard(target.with_name(f"{info.FILE}.{target.name}"))
 
     def outdated(self, path: Path) -> None:
         """Ask again for the listings and documents at and below a folder; arrays stay."""
