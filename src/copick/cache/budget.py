@@ -90,7 +90,7 @@ class Budget:
         self._groups: dict[str, int] = {}
         self._books: dict[str, SharedTotal] = {}
         self._evictions_seen = 0
-        self._learn_again = 0.0
+        self._learn_again, self._looked_at = 0.0, -LEARN_S
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -284,8 +284,22 @@ class Budget:
 
         Chunks of layers over their quota go first, listings and documents last.
         """
-        freed = 0
         self._journal.drain()
+        freed, total = self._trim_known(size)
+        if total > self._reserved.total() and max(self._excess(size, total)) > 0 and self._may_look():
+            self.rescan()  # there are chunks of which the database did not tell
+            more, total = self._trim_known(size)
+            freed += more
+        need, files = self._excess(size, total)
+        if need > 0 or files > 0:
+            freed += self._evict_documents(need, files)
+        if freed:
+            self._journal.flush()  # who learns next does not try what is gone
+        return freed
+
+    def _trim_known(self, size: int) -> tuple[int, int]:
+        """As `_trim`, but only chunks that are known; returns the bytes freed, and those that all chunks take then."""
+        freed = 0
         for layer, quota in self.quotas.items():
             if (over := self._over_quota(layer, self._add(0, layer)[1])) > 0:
                 freed += self._evict(over, 0, self._groups.get(layer, 0), int(quota * (1 - LOW_WATER)))
@@ -293,12 +307,8 @@ class Budget:
         need, files = self._excess(size, total)
         if need > 0 or files > 0:
             freed += self._evict(need, files, 0, int((self.limit or total) * (1 - LOW_WATER)))
-            need, files = self._excess(size, self._add(0, "")[0])
-            if need > 0 or files > 0:
-                freed += self._evict_documents(need, files)
-        if freed:
-            self._journal.flush()  # who learns next does not try what is gone
-        return freed
+            total, _ = self._add(0, "")
+        return freed, total
 
     def _evict(self, size: int, files: int, group: int, more: int) -> int:
         """Remove the least recently used chunks of a group until so many bytes and files are free, and some bytes more.
@@ -453,6 +463,10 @@ class Budget:
         now = time.monotonic()
         self._learn_again = now + max(LEARN_S, 20 * (now - began))
 
+    def _may_look(self) -> bool:
+        """Whether it is some seconds since the files were looked at."""
+        return time.monotonic() - self._looked_at > LEARN_S
+
     def _take_in(self, arrays: dict[int, tuple[str, dict[str, Any]]], rows: Any) -> bool:
         try:
             for id, (folder, layout) in arrays.items():
@@ -515,4 +529,5 @@ class Budget:
                 self._book_of(layer).set(sizes[layer] + self._reserved[layer])
         self._documents.set(sum(size for _, size, _ in documents(self._root)))
         self._see_documents()
+        self._looked_at = time.monotonic()
         self._count("rescans", 1)
