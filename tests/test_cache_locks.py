@@ -163,7 +163,7 @@ def test_no_addition_of_any_process_is_lost(tmp_path: Path, method: str) -> None
     for process in adding:
         process.join(120)
     assert [process.exitcode for process in adding] == [0] * 4
-    assert total.add() == (10_000 + 4 * 500, 4 * 250)
+    assert total.add() == (10_000 + 4 * 500, 4 * 250, 1)
 
 
 def test_threads_add_exactly(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_threads_add_exactly(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert total.add() == (400, 0)
+    assert total.add() == (400, 0, 1)
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "short", "long", "flipped", "zeros"])
@@ -188,23 +188,23 @@ def test_a_damaged_number_is_none_until_it_is_set(tmp_path: Path, damage: str) -
     else:
         flipped = bytes([whole[0] ^ 4]) + whole[1:]
         path.write_bytes(
-            {"empty": b"", "short": whole[:-1], "long": whole + b"x", "flipped": flipped, "zeros": bytes(32)}[
+            {"empty": b"", "short": whole[:-1], "long": whole + b"x", "flipped": flipped, "zeros": bytes(48)}[
                 damage
             ]
         )
     assert total.add(7) is None
     assert total.add() is None
     total.set(20)
-    assert total.add(1) == (21, 0)
+    assert total.add(1) == (21, 0, 1)
 
 
 def test_the_number_never_falls_below_zero(tmp_path: Path) -> None:
     total = SharedTotal(tmp_path / "usage", RangeLocks(tmp_path))
     total.set(5)
-    assert total.add(-100) == (0, 0)
+    assert total.add(-100) == (0, 0, 1)
     total.add(0, evictions=3)
     total.set(7)
-    assert total.add() == (7, 3)
+    assert total.add() == (7, 3, 2)
 
 
 def test_shared_locks_are_seen_and_exclude_nobody(tmp_path: Path, kind: str) -> None:

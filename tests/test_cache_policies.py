@@ -117,14 +117,20 @@ def test_the_references_agree_with_those_of_libcachesim(trace: str) -> None:
     assert 0 <= sum(replays.optimum(recorded, chunks)) - found <= 0.02 * len(uses)
 
 
-@pytest.mark.parametrize(("policy", "least", "most"), [("lru", 0, 0.2), ("epoch", 0.3, 0.45), ("pin", 0.35, 0.4)])
+@pytest.mark.parametrize(
+    ("policy", "least", "most"), [("lru", 0, 0.2), ("epoch", 0.3, 0.45), ("pin", 0.35, 0.4)]
+)
 def test_files_are_kept_as_the_replay_says(tmp_path: Path, policy: Any, least: float, most: float) -> None:
     """The whole cache, with files, in shuffled epochs of all chunks; 40 % have room."""
     data = noise((48, 48, 48))
     write_array(tmp_path / "source", data, chunks=(8, 8, 8), compressors=None)
     size = 8**3 * 4 + 4
     store = cached_store(
-        tmp_path / "cache", tmp_path / "source", max_size_bytes=int(216 * 0.4) * size, policy=policy, fetch_threads=1
+        tmp_path / "cache",
+        tmp_path / "source",
+        max_size_bytes=int(216 * 0.4) * size,
+        policy=policy,
+        fetch_threads=1,
     )
     array, manager, random = store.open_array("0"), store.cache_manager, np.random.default_rng(1)
     before = 0
@@ -188,7 +194,8 @@ def test_a_trainer_that_goes_leaves_no_epoch_without_end() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.booleans(), st.integers(0, 300), st.integers(0, 100), st.none() | st.integers(0, 3)), max_size=60
+        st.tuples(st.booleans(), st.integers(0, 300), st.integers(0, 100), st.none() | st.integers(0, 3)),
+        max_size=60,
     )
 )
 def test_epochs_begin_one_after_the_other(steps: list[tuple[bool, int, int, int | None]]) -> None:
@@ -244,7 +251,11 @@ class IndexAndPolicy(RuleBasedStateMachine):
 
     def of_group(self, group: int) -> list[tuple[int, tuple[int, int]]]:
         """Last use and key of every chunk of a group, coldest first."""
-        return sorted((used, key) for key, used in self.known.items() if not group or self.group_of.get(key[0], 0) == group)
+        return sorted(
+            (used, key)
+            for key, used in self.known.items()
+            if not group or self.group_of.get(key[0], 0) == group
+        )
 
     @rule(array=arrays, chunk=chunks, stamp=stamps)
     def add(self, array: int, chunk: int, stamp: int) -> None:
@@ -259,7 +270,9 @@ class IndexAndPolicy(RuleBasedStateMachine):
 
     @rule(array=arrays, chunk=chunks)
     def remove(self, array: int, chunk: int) -> None:
-        assert self.native.index_remove(array, chunk) == (self.SIZE if self.known.pop((array, chunk), 0) else 0)
+        assert self.native.index_remove(array, chunk) == (
+            self.SIZE if self.known.pop((array, chunk), 0) else 0
+        )
 
     @rule(uses=st.lists(st.tuples(arrays, chunks, stamps), max_size=10))
     def touch(self, uses: list[tuple[int, int, int]]) -> None:
@@ -268,7 +281,10 @@ class IndexAndPolicy(RuleBasedStateMachine):
             if (array, chunk) in self.known:
                 self.known[array, chunk] = max(self.known[array, chunk], stamp)
 
-    @rule(rows=st.lists(st.tuples(arrays, chunks, stamps), max_size=20, unique_by=lambda row: row[:2]), since=stamps)
+    @rule(
+        rows=st.lists(st.tuples(arrays, chunks, stamps), max_size=20, unique_by=lambda row: row[:2]),
+        since=stamps,
+    )
     def replace(self, rows: list[tuple[int, int, int]], since: int) -> None:
         table = np.array([(array, chunk, self.SIZE, stamp) for array, chunk, stamp in rows], np.uint64)
         self.native.index_replace(table.reshape(-1, 4).T, since)
@@ -345,7 +361,9 @@ def test_a_policy_that_does_not_exist_is_refused() -> None:
 def test_a_full_cache_that_is_pinned_stays_as_it_is(tmp_path: Path) -> None:
     data = noise()
     write_array(tmp_path / "source", data)
-    store = cached_store(tmp_path / "cache", tmp_path / "source", max_size_bytes=10 * CHUNK_FILE, policy="pin")
+    store = cached_store(
+        tmp_path / "cache", tmp_path / "source", max_size_bytes=10 * CHUNK_FILE, policy="pin"
+    )
     array, manager = store.open_array("0"), store.cache_manager
     array.read(())
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "x.zarr").rglob("*")}

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -54,7 +54,17 @@ class Reservation:
     """Room for chunks that are about to be written; what is not `written` in the end is given back."""
 
     size: int
+    counts: int
+    """How often the files were counted before it."""
     written: int = 0
+
+
+class _Totals(NamedTuple):
+    """The shared numbers: bytes of all chunks, of those of one layer (0 if it has no quota), how often files were counted."""
+
+    size: int
+    of_layer: int
+    counts: int
 
 
 class Budget:
@@ -90,6 +100,7 @@ class Budget:
         self._groups: dict[str, int] = {}
         self._books: dict[str, SharedTotal] = {}
         self._evictions_seen = 0
+        self._counted = -1  # which count of the files was this process's last
         self._learn_again, self._looked_at = 0.0, -LEARN_S
         self.after_fork()
 
@@ -132,32 +143,39 @@ class Budget:
     def reserve(self, size: int, id: int) -> Iterator[Reservation | None]:
         """Room for `size` bytes of an array while the block runs, evicting if need be; None if there is none. Raises OSError."""
         layer = self._layers.get(id, "")
-        room = Reservation(size) if self._admit(size, layer) else None
+        room = self._admit(size, layer)
         try:
             yield room
         finally:
-            if room is not None and room.written != size:
-                self._add(room.written - size, layer, reserving=-size)
-            elif room is not None:  # the shared number is right as it is
-                with self._writing:
-                    self._reserved[layer] -= size
+            if room is not None:
+                self._settle(room, layer)
 
-    def _admit(self, size: int, layer: str) -> bool:
+    def _admit(self, size: int, layer: str) -> Reservation | None:
         if any(0 < bound < size for bound in (self.limit, self.quotas.get(layer, 0))):
-            return False
-        admitted = False
+            return None
         totals = self._add(size, layer, reserving=size)
+        room, admitted = Reservation(size, totals.counts), False
         try:
             admitted = self._fits(size, layer, totals) or self._make_room(size, layer)
         finally:
             if not admitted:
-                self._add(-size, layer, reserving=-size)
-        return admitted
+                self._settle(room, layer)
+        return room if admitted else None
+
+    def _settle(self, room: Reservation, layer: str) -> None:
+        """Put what was written in the place of what was reserved. Raises OSError."""
+        with self._writing:
+            self._reserved[layer] -= room.size
+            now = self._usage.add()
+            # Who counted the files knew nothing of what others had reserved.
+            lost = now is not None and now.counts not in (room.counts, self._counted)
+            if more := room.written - (0 if lost else room.size):
+                self._book(more, layer)
 
     def used(self) -> int | None:
         """Bytes of all chunk files and reservations; None if nobody has counted yet. Raises OSError."""
         totals = self._usage.add()
-        return None if totals is None else totals[0]
+        return None if totals is None else totals.size
 
     def release(self, moved: Path) -> tuple[int, list[int]]:
         """What lies in `moved` was taken out of the cache; other processes shall let go of it, too. Its bytes, its arrays' ids."""
@@ -179,11 +197,8 @@ class Budget:
 
     # The shared numbers
 
-    def _add(self, size: int, layer: str, *, reserving: int = 0) -> tuple[int, int]:
-        """Add to the shared numbers; counts the files first if nobody knows them. Raises OSError.
-
-        Returns the bytes of all chunks, and of the layer's (0 if it has no quota).
-        """
+    def _add(self, size: int, layer: str, *, reserving: int = 0) -> _Totals:
+        """Add to the shared numbers; counts the files first if nobody knows them. Raises OSError."""
         with self._writing:
             self._reserved[layer] += reserving
             try:
@@ -196,11 +211,11 @@ class Budget:
                     totals = self._book(size, layer)  # another process may have counted meanwhile
                     if totals is None:
                         self.rescan()  # the files as they are and all that is reserved: `size` is in it
-                        totals = self._book(0, layer) or (max(size, 0), max(size, 0))
+                        totals = self._book(0, layer) or _Totals(max(size, 0), max(size, 0), 0)
             return totals
 
-    def _book(self, size: int, layer: str, *, evictions: int = 0) -> tuple[int, int] | None:
-        """Add to the shared numbers; None if one is not known, and nothing was added."""
+    def _book(self, size: int, layer: str, *, evictions: int = 0) -> _Totals | None:
+        """Add to the shared numbers; None if one is not known, and nothing was added. Raises OSError."""
         of_layer = None
         if layer in self.quotas or layer not in self._unbooked:
             of_layer = self._book_of(layer).add(size)
@@ -213,7 +228,7 @@ class Budget:
             if total is not None:
                 self._usage.add(-size)
             return None
-        return total[0], 0 if of_layer is None else of_layer[0]
+        return _Totals(total.size, 0 if of_layer is None else of_layer.size, total.counts)
 
     def _book_of(self, layer: str) -> SharedTotal:
         if layer not in self._books:
@@ -221,10 +236,10 @@ class Budget:
             self._books[layer] = SharedTotal(self._metadata / name, self._locks)
         return self._books[layer]
 
-    def _fits(self, size: int, layer: str, totals: tuple[int, int] | None = None) -> bool:
+    def _fits(self, size: int, layer: str, totals: _Totals | None = None) -> bool:
         """Whether `size` bytes that are reserved for a layer can be written."""
         totals = totals or self._add(0, layer)
-        return max(self._excess(size, totals[0])) <= 0 and self._over_quota(layer, totals[1]) <= 0
+        return max(self._excess(size, totals.size)) <= 0 and self._over_quota(layer, totals.of_layer) <= 0
 
     def _excess(self, size: int, total: int) -> tuple[int, int]:
         """By how many bytes and files the cache is too large, or the volume too full, to write `size` bytes that are reserved."""
@@ -264,12 +279,12 @@ class Budget:
                 if held:
                     self._learn()
         self._journal.drain()
-        over = self._over_quota(layer, self._add(0, layer)[1]) > 0
+        over = self._over_quota(layer, self._add(0, layer).of_layer) > 0
         return self._native.admits(
             self.policy, self._groups.get(layer, 0) if over else 0, self._stale_before()
         )
 
-    def cleanup(self) -> int:
+    def shrink(self) -> int:
         """Remove what is too much, by the limits of this process; returns the bytes freed. Raises OSError."""
         if self.policy == "pin":
             return 0
@@ -285,30 +300,29 @@ class Budget:
         Chunks of layers over their quota go first, listings and documents last.
         """
         self._journal.drain()
-        freed, total = self._trim_known(size)
-        if total > self._reserved.total() and max(self._excess(size, total)) > 0 and self._may_look():
-            self.rescan()  # there are chunks of which the database did not tell
-            more, total = self._trim_known(size)
+        freed, fits = self._trim_known(size)
+        if not fits and self._may_look():
+            self.rescan()  # there may be chunks of which the database does not tell
+            more, fits = self._trim_known(size)
             freed += more
-        need, files = self._excess(size, total)
-        if need > 0 or files > 0:
-            freed += self._evict_documents(need, files)
+        if not fits:
+            freed += self._evict_documents(*self._excess(size, self._add(0, "").size))
         if freed:
             self._journal.flush()  # who learns next does not try what is gone
         return freed
 
-    def _trim_known(self, size: int) -> tuple[int, int]:
-        """As `_trim`, but only chunks that are known; returns the bytes freed, and those that all chunks take then."""
-        freed = 0
+    def _trim_known(self, size: int) -> tuple[int, bool]:
+        """As `_trim`, but only chunks that are known; returns the bytes freed, and whether that is enough."""
+        freed, fits = 0, True
         for layer, quota in self.quotas.items():
-            if (over := self._over_quota(layer, self._add(0, layer)[1])) > 0:
-                freed += self._evict(over, 0, self._groups.get(layer, 0), int(quota * (1 - LOW_WATER)))
-        total, _ = self._add(0, "")
+            if (over := self._over_quota(layer, self._add(0, layer).of_layer)) > 0:
+                gone = self._evict(over, 0, self._groups.get(layer, 0), int(quota * (1 - LOW_WATER)))
+                freed, fits = freed + gone, fits and gone >= over
+        total = self._add(0, "").size
         need, files = self._excess(size, total)
         if need > 0 or files > 0:
             freed += self._evict(need, files, 0, int((self.limit or total) * (1 - LOW_WATER)))
-            total, _ = self._add(0, "")
-        return freed, total
+        return freed, fits and max(self._excess(size, self._add(0, "").size)) <= 0
 
     def _evict(self, size: int, files: int, group: int, more: int) -> int:
         """Remove the least recently used chunks of a group until so many bytes and files are free, and some bytes more.
@@ -396,7 +410,7 @@ class Budget:
 
     def _see_documents(self) -> None:
         totals = self._documents.add()
-        self._document_bytes = totals[0] if totals else 0
+        self._document_bytes = totals.size if totals else 0
 
     # Epochs
 
@@ -434,16 +448,9 @@ class Budget:
 
     def _ignorant(self) -> bool:
         """Whether what is known of the chunks in the folder is too old, or too little."""
-        total = self._add(0, "")[0] - self._reserved.total()
+        total = self._add(0, "").size - self._reserved.total()
         missed = abs(total - self._native.index_bytes())
         return time.monotonic() >= self._learn_again or missed > (self.limit or total) * (1 - LOW_WATER)
-
-    def shrink(self) -> int:
-        """Remove what is too much, if anything. Bytes freed. Raises OSError."""
-        before = self._add(0)
-        if self._excess(0, before) > 0:
-            self._evict(0)
-        return max(before - self._add(0), 0)
 
     def _learn(self) -> None:
         """Take in what other processes cached, unless that was done just now; from the files if the database does not tell."""
@@ -455,7 +462,7 @@ class Budget:
         if loaded is None or not self._take_in(*loaded):
             self.rescan()
         else:
-            known, total = self._native.index_bytes(), self._add(0, "")[0] - self._reserved.total()
+            known, total = self._native.index_bytes(), self._add(0, "").size - self._reserved.total()
             if (
                 abs(total - known) > total * DRIFT + DRIFT_BYTES
             ):  # a writer died, or somebody cleaned up by hand
@@ -489,16 +496,16 @@ class Budget:
         totals = self._usage.add()
         if totals is None:
             return
-        if totals[1] != self._evictions_seen:
-            self._evictions_seen = totals[1]
+        if totals.evictions != self._evictions_seen:
+            self._evictions_seen = totals.evictions
             for key in self._native.held():
                 layout = self.layouts.get(key[0])
                 if layout and not (layout[0] / chunk_name(layout[1], key[1])).exists():
                     self._native.drop_block(*key)  # a held mapping keeps the space of an unlinked file
         if self._untrimmed and self.limit:
             self._untrimmed = False
-            if totals[0] + self._document_bytes > self.limit:
-                self.cleanup()
+            if totals.size + self._document_bytes > self.limit:
+                self.shrink()
 
     def rescan(self) -> None:
         """Make index, database and numbers anew from the files. Removes what crashed processes left behind. Raises OSError."""
@@ -523,7 +530,7 @@ class Budget:
                     sizes[cached.layer] += size
         self._native.index_replace(np.array(rows, np.uint64).reshape(-1, 4).T, began)
         self._journal.replace(arrays, rows)
-        self._usage.set(sizes.total() + self._reserved.total())
+        self._counted = self._usage.set(sizes.total() + self._reserved.total()).counts
         for layer, quota in self.quotas.items():
             if quota:
                 self._book_of(layer).set(sizes[layer] + self._reserved[layer])

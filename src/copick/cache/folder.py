@@ -20,6 +20,8 @@ FREE_SHARE: Final = 0.05
 STALE_TEMPORARY_S: Final = 3600
 PENDING: Final = "pending"
 """Where changes wait to be passed on: they are nowhere else, so nothing of it is ever counted or removed."""
+KEPT: Final = {".cache_metadata", PENDING}
+"""What in a cache folder is no cached data: its own files, and changes that wait."""
 
 
 class Cached(NamedTuple):
@@ -70,7 +72,7 @@ def cached_files(root: Path) -> Iterator[tuple[Path, Cached, list[tuple[str, int
 
 
 def documents(root: Path) -> Iterator[tuple[float, int, Path]]:
-    """The remembered listings and documents: when each was written, its bytes, its file."""
+    """The remembered listings and documents: when each was last used, its bytes, its file."""
     pending = [root]
     while pending:
         folder = pending.pop()
@@ -80,8 +82,8 @@ def documents(root: Path) -> Iterator[tuple[float, int, Path]]:
             with contextlib.suppress(OSError):
                 if entry.name.startswith(f"{info.FILE}."):
                     stat = entry.stat(follow_symlinks=False)
-                    yield stat.st_mtime, stat.st_size, Path(entry.path)
-                elif is_array or (folder == root and entry.name in {PENDING, ".cache_metadata"}):
+                    yield max(stat.st_atime, stat.st_mtime), stat.st_size, Path(entry.path)
+                elif is_array or (folder == root and entry.name in KEPT):
                     continue  # nothing but chunks is in an array
                 elif entry.is_dir(follow_symlinks=False):
                     pending.append(Path(entry.path))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from copick.cache import info
+from copick.cache.folder import KEPT
 from copick.cache.geometry import Geometry, chunk_index, grid
 from copick.cache.info import CacheInfo
 from copick.errors import NotFoundError
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from copick.cache.manager import CacheManager
-
-KEPT = {".cache_metadata", "pending"}
-"""What in a cache folder is no cached data: its own files, and changes that wait to be passed on."""
 
 
 def path_of(manager: CacheManager, item: str | os.PathLike[str]) -> Path:
@@ -155,7 +153,7 @@ def touch(manager: CacheManager, path: Path) -> None:
             os.utime(file, (time.time(), file.stat().st_mtime))
             continue
         geometry, id = Geometry.from_json(document["array"]["geometry"]), document["array"]["id"]
-        manager.register(id, file.parent, geometry)
+        manager.register(id, file.parent, geometry, str(document.get("source_layer", "")))
         for name, size in _files(file.parent):
             if (chunk := chunk_index(geometry, name)) is not None:
                 manager.inserted(id, [chunk], size)

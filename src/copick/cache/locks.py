@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -176,14 +176,24 @@ def _flock(kind: int, start: int, count: int = 1) -> bytes:
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, count, 0)
 
 
-class SharedTotal:
-    """Two numbers that all processes of a cache add to: the bytes in the folder, and how often something was evicted.
+class Totals(NamedTuple):
+    """What all processes of a cache add to."""
 
-    Kept in a small file under a lock; each number is stored twice, once inverted. A file that does not check is `None` until
-    `set` is called, as it is after a crash or damage.
+    size: int
+    """Bytes in the folder."""
+    evictions: int = 0
+    """How often something was evicted."""
+    counts: int = 0
+    """How often the files were counted."""
+
+
+class SharedTotal:
+    """Totals in a small file under a lock; each number is stored twice, once inverted.
+
+    A file that does not check is `None` until `set` is called, as it is after a crash or damage.
     """
 
-    _FORMAT = struct.Struct("<qqqq")
+    _FORMAT = struct.Struct("<qqqqqq")
     _LOCK = 1
 
     def __init__(self, path: Path, locks: RangeLocks) -> None:
@@ -192,37 +202,40 @@ class SharedTotal:
     def after_fork(self) -> None:
         self._mutex = threading.Lock()
 
-    def add(self, size: int = 0, evictions: int = 0) -> tuple[int, int] | None:
+    def add(self, size: int = 0, evictions: int = 0) -> Totals | None:
         """Add to both; the new values, or None if the file is missing or damaged. Raises OSError."""
         with self._mutex, self._locks.hold(self._LOCK, timeout=5):
-            try:
-                data = self._path.read_bytes()
-            except FileNotFoundError:
-                return None
-            values = self._parse(data)
+            values = self._read()
             if values is None or not (size or evictions):
                 return values
-            values = (max(values[0] + size, 0), values[1] + evictions)
+            values = Totals(max(values.size + size, 0), values.evictions + evictions, values.counts)
             self._write(values)
             return values
 
-    def set(self, size: int) -> None:
-        """Start from `size` bytes. Raises OSError."""
+    def set(self, size: int) -> Totals:
+        """Start from `size` bytes, which were counted; the new values. Raises OSError."""
         with self._mutex, self._locks.hold(self._LOCK, timeout=5):
-            try:
-                values = self._parse(self._path.read_bytes())
-            except FileNotFoundError:
-                values = None
-            self._write((size, values[1] if values else 0))
+            before = self._read() or Totals(0)
+            values = Totals(size, before.evictions, before.counts + 1)
+            self._write(values)
+            return values
 
-    def _parse(self, data: bytes) -> tuple[int, int] | None:
+    def _read(self) -> Totals | None:
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
         if len(data) != self._FORMAT.size:
             return None
-        size, size_inverted, evictions, evictions_inverted = self._FORMAT.unpack(data)
-        return (size, evictions) if (size, evictions) == (~size_inverted, ~evictions_inverted) else None
+        numbers = self._FORMAT.unpack(data)
+        return (
+            Totals(*numbers[::2])
+            if all(n == ~m for n, m in zip(numbers[::2], numbers[1::2], strict=True))
+            else None
+        )
 
-    def _write(self, values: tuple[int, int]) -> None:
-        data = self._FORMAT.pack(values[0], ~values[0], values[1], ~values[1])
+    def _write(self, values: Totals) -> None:
+        data = self._FORMAT.pack(*(each for number in values for each in (number, ~number)))
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         try:
             os.write(fd, data)

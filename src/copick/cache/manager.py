@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from copick import _cachecore
 from copick.cache import info, items
 from copick.cache.budget import Budget, Policy
-from copick.cache.folder import PENDING
+from copick.cache.folder import KEPT
 from copick.cache.generations import Generations, slots_of
 from copick.cache.journal import Journal
 from copick.cache.locks import RangeLocks
@@ -56,8 +56,6 @@ DiskFormat = Literal["auto", "raw", "encoded"]
 
 LOCK_TIMEOUT_S: Final = 60.0
 """How long another process may take to fetch a chunk before this one fetches it too."""
-_KEPT: Final = (".cache_metadata", PENDING)
-"""Folders in the root that hold nothing that is cached."""
 EXIT_TIMEOUT_S: Final = 1.0
 """How long the end of the interpreter waits for chunks that are being fetched."""
 IDLE_BUFFER_S: Final = 10.0
@@ -265,31 +263,6 @@ class CacheManager:
             self.generations.change(slots)
         return freed or 0
 
-    def clear_cache(self) -> int:
-        """Remove all that is cached, in every process; what waits to be passed on stays. Bytes freed. Raises OSError."""
-        slots = self.slots(self.cache_root)
-        self.generations.change(slots)
-        items = [item for item in self.cache_root.iterdir() if item.name not in _KEPT]
-        freed = sum(self.remove(item) or 0 for item in items)
-        self.generations.change(slots)
-        return freed
-
-    def clear_path(self, path: str | os.PathLike[str]) -> int:
-        """Remove what is cached at a path below the cache's root ("ExperimentRuns/TS_1") and below; returns the bytes freed.
-
-        Raises:
-            CacheError: The path is not one of what is cached.
-            OSError: The folder cannot be written.
-        """
-        target = Path(os.path.normpath(self.cache_root / os.fspath(path)))
-        if target == self.cache_root:
-            return self.clear_cache()
-        if self.cache_root not in target.parents or target.relative_to(self.cache_root).parts[0] in _KEPT:
-            raise CacheError(
-                f"{os.fspath(path)!r} is not of what is cached in {self.cache_root}; expected a path in it"
-            )
-        return self.discard(target) + self.discard(target.with_name(f"{info.FILE}.{target.name}"))
-
     def outdated(self, path: Path) -> None:
         """Ask again for the listings and documents at and below a folder; arrays stay."""
         try:
@@ -378,21 +351,29 @@ class CacheManager:
         items.touch(self, items.path_of(self, path))
 
     def invalidate(self, path: str | os.PathLike[str] | None = None) -> None:
-        """Forget what is cached at a path and below, in every process; None = everything. Changes that are pending stay.
+        """As `clear_path`; None = everything."""
+        self.clear_path(path or "")
+
+    def clear_cache(self) -> int:
+        """Forget everything that is cached, in every process; bytes freed. Changes that are pending stay. Raises OSError."""
+        slots = self.slots(self.cache_root)
+        self.generations.change(slots)
+        cached = [Path(entry.path) for entry in os.scandir(self.cache_root) if entry.name not in KEPT]
+        freed = sum(self.remove(path) or 0 for path in cached)
+        self.generations.change(slots)
+        return freed
+
+    def clear_path(self, path: str | os.PathLike[str]) -> int:
+        """Forget what is cached at a path and below, in every process; bytes freed. "" is everything.
 
         Raises:
             NotFoundError: The path leads out of the cache.
             OSError: Something could not be removed.
         """
-        folder = items.path_of(self, path or "")
-        if folder != self.cache_root:
-            self.discard(folder)
-            self.discard(folder.with_name(f"{info.FILE}.{folder.name}"))
-            return
-        self.generations.change(self.slots(folder))
-        for entry in os.scandir(folder):
-            if entry.name not in items.KEPT:
-                self.discard(Path(entry.path))
+        folder = items.path_of(self, path)
+        if folder == self.cache_root:
+            return self.clear_cache()
+        return self.discard(folder) + self.discard(folder.with_name(f"{info.FILE}.{folder.name}"))
 
     def cleanup(self) -> int:
         """Remove what has expired, and the least recently used chunks while there are too many. Bytes freed. Raises OSError."""
