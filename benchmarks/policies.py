@@ -20,7 +20,6 @@ import numpy as np
 from benchmarks.report import Figure, Row
 from copick import _cachecore
 from copick.cache.budget import Budget, Policy
-from copick.cache.epochs import Epochs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -170,28 +169,29 @@ def traces(tomograms: int, seed: int = 1) -> Iterator[Trace]:
 
 
 class Alone:
-    """What a budget shares with other processes, and the database: there are none."""
+    """The database, and the locks between processes: there are no others."""
+
+    rebuild_wanted = False
 
     def __init__(self, replay: Replay) -> None:
-        self.replay, self.total, self.epochs = replay, 0, Epochs()
-        self.rebuild_wanted = False
+        self.drain = replay.tell_uses
 
     def hold(self, number: int, timeout: float) -> AbstractContextManager[bool]:
         return nullcontext(True)
 
-    def add(self, size: int = 0, evictions: int = 0) -> tuple[int, int]:
-        self.total += size
-        return self.total, 0
-
-    def change(self, step: Callable[[Epochs], Epochs]) -> Epochs:
-        self.epochs = step(self.epochs)
-        return self.epochs
-
-    def drain(self) -> None:
-        self.replay.tell_uses()
-
     def flush(self) -> None:
         pass
+
+
+class Memory:
+    """A record of all processes that is no file."""
+
+    def __init__(self) -> None:
+        self.document: dict[str, Any] | None = None
+
+    def change(self, step: Callable[[dict[str, Any] | None], dict[str, Any] | None]) -> dict[str, Any] | None:
+        self.document = step(self.document)
+        return self.document
 
     def after_fork(self) -> None:
         pass
@@ -207,21 +207,22 @@ class ReplayedBudget(Budget):
         super().__init__(
             Path(tempfile.gettempdir()), limit, replay.native, journal, locks, lambda *what: None
         )
-        self._usage: Any = alone
-        self._shared_epochs: Any = alone
-        self._unbooked.add("")
+        self.ledger._record: Any = Memory()
+        self.epochs._record: Any = Memory()
+        with self.ledger.mutex:
+            self.ledger.restart({}, 0)
 
     def _uses(self) -> int:
         return self.replay.uses
 
-    def _ignorant(self) -> bool:
-        return False
+    def _learn(self) -> None:
+        """There are no others."""
 
     def _remove(self, victims: Sequence[tuple[int, int, int]]) -> list[int]:
         for id, chunk, _ in victims:
             self._native.index_remove(id, chunk)
             self.replay.last_use.pop(chunk)
-        self._book(-SIZE * len(victims), "")
+        self.ledger.add({"": -SIZE * len(victims)})
         return [SIZE] * len(victims)
 
 
@@ -265,7 +266,7 @@ def replay(trace: Trace, chunks: int, policy: Policy, *, told: bool = False) -> 
     cache, hits = Replay(trace, chunks, policy), []
     for part in trace.parts:
         if told:
-            cache.budget.new_epoch()
+            cache.budget.epochs.begin()
         hits.append(sum(map(cache.use, part.tolist())))
     if not cache.native.check() or len(cache.last_use) > chunks:
         raise RuntimeError(f"{len(cache.last_use)} chunks in a cache for {chunks}, or wrong counts")

@@ -370,12 +370,12 @@ def test_documents_that_are_forgotten_do_not_count(tmp_path: Path) -> None:
     documents = remember(manager, 5)
     for number in range(3):
         manager.remember(documents[0], bytes(500 * number))
-    assert manager.budget.document_bytes == 5 * 1000
+    assert manager.budget.ledger.now().documents == 5 * 1000
     manager.forget(documents[1], documents[2].parent)
-    assert manager.budget.document_bytes == 3 * 1000
+    assert manager.budget.ledger.now().documents == 3 * 1000
     CacheManager(tmp_path).budget.rescan()
     manager.budget.heal()
-    assert manager.budget.document_bytes == 3 * 1000
+    assert manager.budget.ledger.now().documents == 3 * 1000
 
 
 @pytest.mark.parametrize("policy", ["lru", "pin"])
@@ -397,7 +397,7 @@ def test_listings_and_documents_of_a_project_are_counted(tmp_path: Path, own_man
     manager = open_manager(tmp_path / "cache")
     found = [path.stat().st_size for path in (tmp_path / "cache").rglob(f"{info.FILE}.*")]
     assert found
-    assert manager.budget.document_bytes == sum(found)
+    assert manager.budget.ledger.now().documents == sum(found)
 
 
 # What waits to be passed on
@@ -417,7 +417,7 @@ def test_changes_that_wait_are_never_touched(tmp_path: Path) -> None:
     manager = store.cache_manager
     manager.budget.rescan()
     assert manager.budget.used() == chunk_bytes(tmp_path / "cache" / "x.zarr")
-    assert manager.budget.document_bytes == 0
+    assert manager.budget.ledger.now().documents == 0
     manager.budget.limit = 1
     manager.budget.shrink()
     assert not chunk_files(tmp_path / "cache" / "x.zarr")
@@ -490,11 +490,11 @@ def test_everything_can_be_cleared(tmp_path: Path, own_managers: None) -> None:
     tomogram = opened(tmp_path / "project", tmp_path / "cache")
     np.testing.assert_array_equal(tomogram.numpy(), noise())
     manager = open_manager(tmp_path / "cache")
-    documents = manager.budget.document_bytes
+    documents = manager.budget.ledger.now().documents
     assert manager.clear_cache() == 27 * CHUNK_FILE + documents
     assert not chunk_files(tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob(f"{info.FILE}*"))
-    assert (manager.budget.used(), manager.budget.document_bytes) == (0, 0)
+    assert (manager.budget.used(), manager.budget.ledger.now().documents) == (0, 0)
     assert manager.clear_cache() == 0
     np.testing.assert_array_equal(tomogram.numpy(), noise())
     assert chunk_bytes(tmp_path / "cache") == 27 * CHUNK_FILE == manager.budget.used()
@@ -508,7 +508,7 @@ def test_a_path_can_be_cleared(tmp_path: Path, own_managers: None) -> None:
         array.read(())
     remember(manager, 2)
     assert manager.clear_path("a/x.zarr") == 27 * CHUNK_FILE
-    assert manager.budget._add(0, "a")[:2] == (27 * CHUNK_FILE, 0)
+    assert manager.budget.ledger.now().chunks == {"a": 0, "b": 27 * CHUNK_FILE}
     assert manager.clear_path("ExperimentRuns/R1") == 1000
     assert manager.clear_path(f"ExperimentRuns/R0/{info.FILE}.picks") == 1000
     assert manager.clear_path("ExperimentRuns/R7") == 0

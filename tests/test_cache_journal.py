@@ -114,7 +114,7 @@ def test_a_flipped_bit_is_no_error_for_anybody(tmp_path: Path, at: int) -> None:
         damaged_journal.load()
         damaged_journal.note_inserted(1, [7], 68, 100)
         damaged_journal.flush()
-        damaged_journal.replace({}, [])
+        damaged_journal.replace({}, [], 1000)
 
 
 @pytest.mark.parametrize("value", [-1, "text", None, b"bytes", 1.5])

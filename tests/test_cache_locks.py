@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from copick.cache import locks as module
-from copick.cache.locks import RangeLocks, SharedTotal
+from copick.cache.locks import RangeLocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,72 +138,7 @@ def test_a_folder_without_room_for_locks_is_an_error(tmp_path: Path, kind: str) 
         pass
 
 
-# The shared number
-
-
-def _add(folder: Path, begin: Any) -> None:
-    total = SharedTotal(folder / "usage", RangeLocks(folder))
-    begin.wait(60)
-    for number in range(500):
-        values = total.add(3 if number % 2 else -1, evictions=number % 2)
-        assert values is not None
-
-
-@pytest.mark.parametrize(
-    "method", [pytest.param("spawn", marks=pytest.mark.slow), pytest.param("fork", marks=needs_fork)]
-)
-def test_no_addition_of_any_process_is_lost(tmp_path: Path, method: str) -> None:
-    context: Any = multiprocessing.get_context(method)
-    total, begin = SharedTotal(tmp_path / "usage", RangeLocks(tmp_path)), context.Barrier(4)
-    total.set(10_000)
-    adding = [context.Process(target=_add, args=(tmp_path, begin)) for _ in range(4)]
-    for process in adding:
-        process.start()
-    for process in adding:
-        process.join(120)
-    assert [process.exitcode for process in adding] == [0] * 4
-    assert total.add() == (10_000 + 4 * 500, 4 * 250, 1)
-
-
-def test_threads_add_exactly(tmp_path: Path) -> None:
-    total = SharedTotal(tmp_path / "usage", RangeLocks(tmp_path))
-    total.set(0)
-    threads = [threading.Thread(target=lambda: [total.add(1) for _ in range(100)]) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert total.add() == (400, 0, 1)
-
-
-@pytest.mark.parametrize("damage", ["missing", "empty", "short", "long", "flipped", "zeros"])
-def test_a_damaged_number_is_none_until_it_is_set(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "usage"
-    total = SharedTotal(path, RangeLocks(tmp_path))
-    total.set(5)
-    whole = path.read_bytes()
-    if damage == "missing":
-        path.unlink()
-    else:
-        flipped = bytes([whole[0] ^ 4]) + whole[1:]
-        path.write_bytes(
-            {"empty": b"", "short": whole[:-1], "long": whole + b"x", "flipped": flipped, "zeros": bytes(48)}[
-                damage
-            ]
-        )
-    assert total.add(7) is None
-    assert total.add() is None
-    total.set(20)
-    assert total.add(1) == (21, 0, 1)
-
-
-def test_the_number_never_falls_below_zero(tmp_path: Path) -> None:
-    total = SharedTotal(tmp_path / "usage", RangeLocks(tmp_path))
-    total.set(5)
-    assert total.add(-100) == (0, 0, 1)
-    total.add(0, evictions=3)
-    total.set(7)
-    assert total.add() == (7, 3, 2)
+# Locks that many hold
 
 
 def test_shared_locks_are_seen_and_exclude_nobody(tmp_path: Path, kind: str) -> None:

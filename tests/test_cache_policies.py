@@ -215,22 +215,34 @@ from copick.cache.manager import CacheManager
 manager = CacheManager(sys.argv[1], policy="epoch")
 for number in range(3):
     manager.new_epoch(number)
-    manager.budget._told -= 100
+    manager.budget.epochs._told -= 100
 """
     assert python(code, tmp_path).returncode == 0
     manager.budget.heal()
-    assert manager.budget._epochs.number == 2
-    assert all(manager.budget._epochs.starts[:2])
+    assert manager.budget.epochs.known.number == 2
+    assert all(manager.budget.epochs.known.starts[:2])
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage", b'{"crc32c": "00000000", "version": 1, "document": {}}'])
 def test_a_damaged_record_of_epochs_begins_anew(tmp_path: Path, damage: bytes) -> None:
-    shared = SharedEpochs(tmp_path / "epochs", RangeLocks(tmp_path))
-    assert shared.change(lambda epochs: epochs.used(5, 9, 1)).uses == 5
-    assert SharedEpochs(tmp_path / "epochs", RangeLocks(tmp_path)).read().uses == 5
+    uses = [0]
+    mine, other = (
+        SharedEpochs(tmp_path / "epochs", RangeLocks(tmp_path), lambda: uses[0], lambda: 9) for _ in range(2)
+    )
+    uses[0] = 5
+    mine.stale_before()
+    assert mine.known == Epochs(uses=5, chunks=9)
+    other.begin(3)
+    assert (other.known.uses, other.known.number, other.known.starts[0] > 0) == (0, 3, True)
     (tmp_path / "epochs").write_bytes(damage)
-    assert shared.read() == Epochs()
-    assert shared.change(lambda epochs: epochs.used(5, 9, 1)).uses == 5
+    mine.begin()
+    assert mine.known == Epochs(chunks=9, length=-1)
+
+
+def test_a_record_of_another_version_is_a_new_beginning() -> None:
+    assert Epochs.of({"starts": [3, 2, 1], "uses": 7}) == Epochs((3, 2, 1), 7)
+    for document in (None, {}, {"starts": [1, 2]}, {"starts": [1, 2, 3], "pace": 1}, {"starts": 5}):
+        assert Epochs.of(document) == Epochs()
 
 
 # The index and a model of it

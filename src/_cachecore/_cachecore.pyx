@@ -154,6 +154,8 @@ cdef extern from "cache.hpp" namespace "copick" nogil:
         uint64_t load_failures
         uint64_t inserts
         uint64_t insert_failures
+        uint64_t absents
+        uint64_t saved
     cdef cppclass CCache "copick::Cache":
         CCache(size_t, size_t) except +copick_translate
         void watch(const Number*)
@@ -385,7 +387,7 @@ cdef class Cache:
         return {
             "chunk_hits": s.chunk_hits, "chunk_loads": s.chunk_loads, "chunk_misses": s.chunk_misses, "fills": s.fills,
             "corrupt": s.corrupt, "load_failures": s.load_failures, "inserts": s.inserts,
-            "insert_failures": s.insert_failures, "held": c.entries, "mappings": c.mappings,
+            "insert_failures": s.insert_failures, "absents": s.absents, "saved_bytes": s.saved, "held": c.entries, "mappings": c.mappings,
             "mapped_bytes": c.mapped_bytes, "decoded_bytes": c.heap_bytes, "dropped": c.evictions,
             "index_chunks": self.core.index.size(), "index_bytes": self.core.index.bytes(0),
             "index_memory": self.core.index.memory(), "touches_lost": self.core.ring.lost(),

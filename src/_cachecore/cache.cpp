@@ -58,6 +58,7 @@ void Cache::gather(const Array& array, const Region& region, int threads, bool s
     if (blocks[i]) array.copy(region, chunks[i], blocks[i]->data(), stream);
   });
   chunk_hits_.fetch_add(hits, std::memory_order_relaxed);
+  saved_.fetch_add(hits * array.chunk_bytes(), std::memory_order_relaxed);
   for (std::size_t i = 0; i < chunks.size(); ++i)
     if (!blocks[i]) missing.push_back(chunks[i]);
 }
@@ -81,6 +82,7 @@ BlockRef Cache::load(const Array& array, std::uint64_t chunk, std::uint64_t now)
   BlockRef block = array.encoded() ? nullptr : payload(array, chunk, true);
   if (!block && array.directory().has(array.absent_name(chunk))) {
     fills_.fetch_add(1, std::memory_order_relaxed);
+    saved_.fetch_add(array.chunk_bytes(), std::memory_order_relaxed);
     block = Block::fill();
   }
   if (!block) {
@@ -98,6 +100,7 @@ BlockRef Cache::block(const Array& array, std::uint64_t chunk) {
   blocks_.find(array.id(), {chunk}, now, ring, found);
   if (!found[0]) return load(array, chunk, now);
   chunk_hits_.fetch_add(1, std::memory_order_relaxed);
+  saved_.fetch_add(array.chunk_bytes(), std::memory_order_relaxed);
   return found[0];
 }
 
@@ -109,6 +112,7 @@ BlockRef Cache::payload(const Array& array, std::uint64_t chunk, bool map) {
   switch (array.directory().load(name, expected, map, block, error)) {
     case Found::whole:
       chunk_loads_.fetch_add(1, std::memory_order_relaxed);
+      saved_.fetch_add(array.chunk_bytes(), std::memory_order_relaxed);
       return block;
     case Found::corrupt:
       corrupt_.fetch_add(1, std::memory_order_relaxed);
@@ -149,7 +153,7 @@ int Cache::insert_box(const Array& array, const std::byte* data, const std::int6
 
 int Cache::insert_absent(const Array& array, std::uint64_t chunk) {
   const int error = array.directory().mark(array.absent_name(chunk));
-  if (error) insert_failures_.fetch_add(1, std::memory_order_relaxed);
+  (error ? insert_failures_ : absents_).fetch_add(1, std::memory_order_relaxed);
   return error;
 }
 
@@ -171,8 +175,8 @@ void Cache::keep(const Array& array, std::uint64_t chunk, const void* data, std:
 
 Cache::Stats Cache::stats() const noexcept {
   const auto get = [](const std::atomic<std::uint64_t>& count) { return count.load(std::memory_order_relaxed); };
-  return {get(chunk_hits_), get(chunk_loads_),   get(chunk_misses_), get(fills_),
-          get(corrupt_),    get(load_failures_), get(inserts_),      get(insert_failures_)};
+  return {get(chunk_hits_),    get(chunk_loads_), get(chunk_misses_),    get(fills_),   get(corrupt_),
+          get(load_failures_), get(inserts_),     get(insert_failures_), get(absents_), get(saved_)};
 }
 
 }  // namespace copick

@@ -60,7 +60,8 @@ class Cache {
   void keep(const Array& array, std::uint64_t chunk, const void* data, std::size_t size);
 
   struct Stats {
-    std::uint64_t chunk_hits, chunk_loads, chunk_misses, fills, corrupt, load_failures, inserts, insert_failures;
+    std::uint64_t chunk_hits, chunk_loads, chunk_misses, fills, corrupt, load_failures, inserts, insert_failures, absents;
+    std::uint64_t saved;  // bytes of all chunks that were found, each time that they were
   };
   Stats stats() const noexcept;
   bool check() const { return blocks_.check() && index.check(); }
@@ -76,7 +77,7 @@ class Cache {
   BlockTable blocks_;
   std::atomic<const Number*> numbers_{nullptr};
   std::atomic<std::uint64_t> chunk_hits_{0}, chunk_loads_{0}, chunk_misses_{0}, fills_{0}, corrupt_{0}, load_failures_{0},
-      inserts_{0}, insert_failures_{0};
+      inserts_{0}, insert_failures_{0}, absents_{0}, saved_{0};
 };
 
 }  // namespace copick

@@ -64,6 +64,7 @@ static void reads_what_was_inserted() {
     CHECK(missing.empty() && holds(out, volume, 10, 20));
   }
   CHECK(cache.stats().chunk_loads == 8 && cache.stats().chunk_hits == 8);
+  CHECK(cache.stats().saved == 16 * array.chunk_bytes());
 
   Cache another(1000, 1 << 20);  // as another process would
   another.read(array, box(0, kSide, out), 2, missing);
@@ -105,7 +106,7 @@ static void absence_is_remembered() {
   std::vector<float> zeros(kSide * kSide * kSide, 0.0f), out;
   zeros[0] = 1;
   std::vector<std::uint64_t> missing, written;
-  CHECK(insert_all(cache, array, zeros, written) == 0 && written.size() == 1);
+  CHECK(insert_all(cache, array, zeros, written) == 0 && written.size() == 1 && cache.stats().absents == 26);
   Cache another(1000, 0);
   another.read(array, box(0, kSide, out), 1, missing);
   CHECK(missing.empty() && holds(out, zeros, 0, kSide) && another.stats().fills == 26);

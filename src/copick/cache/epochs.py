@@ -7,10 +7,11 @@ chunks as the arrays have that are read. What was not used since the epoch befor
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from copick.cache import info
+from copick.cache.locks import SharedRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from copick.cache.locks import RangeLocks
 
+TELL_S: Final = 1.0
+"""Processes tell each other no more often how much they have used."""
 _LOCK: Final = 5
 _MERGED: Final = 8
 """An epoch of less than this part of the one before is none: each process of one training says that it begins."""
@@ -39,6 +42,15 @@ class Epochs:
     chunks_before: int = 0
     number: int | None = None
     """What the trainer calls the current epoch."""
+
+    @classmethod
+    def of(cls, document: dict[str, Any] | None) -> Epochs:
+        """From a record; one that is missing, or of another version, is a new beginning."""
+        try:
+            latest, previous, before = (document or {})["starts"]
+            return cls(**{**(document or {}), "starts": (latest, previous, before)})
+        except (KeyError, TypeError, ValueError):
+            return cls()
 
     @property
     def stale_before(self) -> int:
@@ -70,30 +82,46 @@ class Epochs:
 
 
 class SharedEpochs:
-    """The record in a small file. One that is lost or damaged begins anew."""
+    """The record of all processes, and what this one adds to it."""
 
-    def __init__(self, path: Path, locks: RangeLocks) -> None:
-        self._path, self._locks, self._mutex = path, locks, threading.Lock()
+    def __init__(
+        self, path: Path, locks: RangeLocks, uses: Callable[[], int], chunks: Callable[[], int]
+    ) -> None:
+        """`uses`: of chunks by this process so far; `chunks`: how many the arrays have that it reads."""
+        self._record, self._uses, self._chunks = SharedRecord(path, locks, _LOCK), uses, chunks
+        self.known = Epochs()
+        """The record, as of about a second ago."""
+        self.after_fork()
 
     def after_fork(self) -> None:
         self._mutex = threading.Lock()
+        self._told, self._told_at = self._uses(), 0.0
+        self._record.after_fork()
 
-    def read(self) -> Epochs:
-        try:
-            document = info.read(self._path) or {}
-            return Epochs(**{**document, "starts": _three(*document.get("starts", (0, 0, 0)))})
-        except TypeError:  # of another version
-            return Epochs()
+    def begin(self, number: int | None = None) -> None:
+        """A trainer says that an epoch begins. Raises OSError."""
+        with self._mutex:
+            self._tell()
+            self._change(lambda epochs, now: epochs.begun(now, number))
 
-    def change(self, step: Callable[[Epochs], Epochs]) -> Epochs:
-        """Replace the record by what `step` makes of it. Raises OSError."""
-        with self._mutex, self._locks.hold(_LOCK, timeout=5):
-            before = self.read()
-            after = step(before)
-            if after != before:
-                info.write(self._path, info.seal(asdict(after)))
-            return after
+    def stale_before(self) -> int:
+        """As of all processes' epochs, see `Epochs`. Never raises: if the record cannot be used, by what is known."""
+        due = self._uses() - self._told > self.known.chunks // 64
+        if (due or time.monotonic() - self._told_at > TELL_S) and self._mutex.acquire(blocking=False):
+            try:
+                self._tell()
+            except OSError:
+                pass
+            finally:
+                self._mutex.release()
+        return self.known.stale_before
 
+    def _tell(self) -> None:
+        """Add what was used here to what all have used."""
+        uses, chunks = self._uses(), self._chunks()
+        self._change(lambda epochs, now: epochs.used(uses - self._told, chunks, now))
+        self._told, self._told_at = uses, time.monotonic()
 
-def _three(latest: int, previous: int, before: int) -> tuple[int, int, int]:
-    return latest, previous, before
+    def _change(self, step: Callable[[Epochs, int], Epochs]) -> None:
+        now = int(time.time() * 1e6)
+        self.known = Epochs.of(self._record.change(lambda document: asdict(step(Epochs.of(document), now))))

@@ -89,6 +89,16 @@ def documents(root: Path) -> Iterator[tuple[float, int, Path]]:
                     pending.append(Path(entry.path))
 
 
+def waiting_bytes(root: Path) -> int:
+    """Bytes of the changes that wait to be passed on."""
+    total = 0
+    for parent, _, names in os.walk(root / PENDING):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total
+
+
 def volume_lacks(root: Path, size: int) -> tuple[int, int]:
     """How many bytes and files must go before `size` bytes can be written and the volume still has its free share."""
     try:

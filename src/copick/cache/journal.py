@@ -13,6 +13,7 @@ import logging
 import sqlite3
 import threading
 import time
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,14 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS arrays (id INTEGER PRIMARY KEY, folder TEXT NOT NULL, layout TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS chunks (array INTEGER NOT NULL, chunk INTEGER NOT NULL, bytes INTEGER NOT NULL,
                                    accessed INTEGER NOT NULL, PRIMARY KEY (array, chunk)) WITHOUT ROWID;
+"""
+
+_FOUND = """
+CREATE TEMP TABLE found (array INTEGER, chunk INTEGER, bytes INTEGER, accessed INTEGER, PRIMARY KEY (array, chunk)) WITHOUT ROWID
+"""
+_TAKE_IN = """
+INSERT INTO chunks SELECT * FROM found WHERE true
+ON CONFLICT (array, chunk) DO UPDATE SET bytes = excluded.bytes, accessed = max(accessed, excluded.accessed)
 """
 
 _DAMAGED = (sqlite3.Error, ValueError, TypeError, OverflowError)
@@ -135,9 +144,7 @@ class Journal:
     def flush(self) -> bool:
         """Write what is pending, now. False if it could not be written and was dropped."""
         with self._flushing:
-            began = (
-                int(time.time() * 1e6) - 1_000_000
-            )  # who noted something just now may not have done so yet
+            began = int(time.time() * 1e6) - 1_000_000  # what was written just now may not be noted yet
             self.drain()
             with self._draining:
                 drained, self._touches = self._touches, []
@@ -186,8 +193,8 @@ class Journal:
                     id: (folder, json.loads(layout))
                     for id, folder, layout in db.execute("SELECT * FROM arrays")
                 }
-                rows = db.execute("SELECT array, chunk, bytes, accessed FROM chunks").fetchall()
-            table = np.array(rows, np.uint64).reshape(-1, 4)
+                rows = chain.from_iterable(db.execute("SELECT array, chunk, bytes, accessed FROM chunks"))
+                table = np.fromiter(rows, np.uint64).reshape(-1, 4)
         except _DAMAGED as error:
             self._failed(error)
             return None
@@ -208,19 +215,26 @@ class Journal:
         return None if latest is None else int(latest)
 
     def replace(
-        self, arrays: dict[int, tuple[str, dict[str, Any]]], rows: Iterable[tuple[int, int, int, int]]
+        self,
+        arrays: dict[int, tuple[str, dict[str, Any]]],
+        rows: Iterable[tuple[int, int, int, int]],
+        since: int,
     ) -> None:
-        """Make the database say exactly this: the result of a rescan."""
+        """Make the database say what a look at the files found that began at `since` (microseconds); later uses stay."""
         try:
             with self._open() as db:
                 db.execute("BEGIN IMMEDIATE")
-                db.execute("DELETE FROM arrays")
-                db.execute("DELETE FROM chunks")
+                db.execute(_FOUND)
+                db.executemany("INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?)", rows)
+                db.execute(
+                    "DELETE FROM chunks WHERE accessed < ? AND (array, chunk) NOT IN (SELECT array, chunk FROM found)",
+                    [since],
+                )
+                db.execute(_TAKE_IN)
                 db.executemany(
-                    "INSERT INTO arrays VALUES (?, ?, ?)",
+                    "INSERT OR REPLACE INTO arrays VALUES (?, ?, ?)",
                     [(id, folder, json.dumps(layout)) for id, (folder, layout) in arrays.items()],
                 )
-                db.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)", rows)
                 db.execute("COMMIT")
             self.rebuild_wanted = False  # also if the database was new
         except _DAMAGED as error:
@@ -233,6 +247,7 @@ class Journal:
         db = sqlite3.connect(self.path, timeout=patience, isolation_level=None)
         try:
             db.execute("PRAGMA synchronous = OFF")
+            db.execute("PRAGMA temp_store = MEMORY")
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 self.rebuild_wanted = True  # new, or emptied: only the files know what there is

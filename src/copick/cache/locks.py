@@ -12,7 +12,9 @@ import struct
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
+
+from copick.cache import info
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -176,69 +178,39 @@ def _flock(kind: int, start: int, count: int = 1) -> bytes:
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, count, 0)
 
 
-class Totals(NamedTuple):
-    """What all processes of a cache add to."""
+class SharedRecord:
+    """A small JSON document in a file that all processes change, one at a time. It is a hint that can be lost."""
 
-    size: int
-    """Bytes in the folder."""
-    evictions: int = 0
-    """How often something was evicted."""
-    counts: int = 0
-    """How often the files were counted."""
-
-
-class SharedTotal:
-    """Totals in a small file under a lock; each number is stored twice, once inverted.
-
-    A file that does not check is `None` until `set` is called, as it is after a crash or damage.
-    """
-
-    _FORMAT = struct.Struct("<qqqqqq")
-    _LOCK = 1
-
-    def __init__(self, path: Path, locks: RangeLocks) -> None:
-        self._path, self._locks, self._mutex = path, locks, threading.Lock()
+    def __init__(self, path: Path, locks: RangeLocks, number: int) -> None:
+        """`number`: of the lock that its users hold."""
+        self._path, self._locks, self._number, self._mutex = path, locks, number, threading.Lock()
 
     def after_fork(self) -> None:
         self._mutex = threading.Lock()
 
-    def add(self, size: int = 0, evictions: int = 0) -> Totals | None:
-        """Add to both; the new values, or None if the file is missing or damaged. Raises OSError."""
-        with self._mutex, self._locks.hold(self._LOCK, timeout=5):
-            values = self._read()
-            if values is None or not (size or evictions):
-                return values
-            values = Totals(max(values.size + size, 0), values.evictions + evictions, values.counts)
-            self._write(values)
-            return values
+    def change(self, step: Callable[[dict[str, Any] | None], dict[str, Any] | None]) -> dict[str, Any] | None:
+        """Replace the record by what `step` makes of it, and return that; None = it is missing or damaged, and stays so.
 
-    def set(self, size: int) -> Totals:
-        """Start from `size` bytes, which were counted; the new values. Raises OSError."""
-        with self._mutex, self._locks.hold(self._LOCK, timeout=5):
-            before = self._read() or Totals(0)
-            values = Totals(size, before.evictions, before.counts + 1)
-            self._write(values)
-            return values
+        Raises OSError.
+        """
+        with self._mutex, self._locks.hold(self._number, timeout=5):
+            before = self._read()
+            after = step(before)
+            if after is not None and after != before:
+                self._write(info.seal(after))
+            return after
 
-    def _read(self) -> Totals | None:
+    def _read(self) -> dict[str, Any] | None:
         try:
-            data = self._path.read_bytes()
+            return info.unseal(self._path.read_bytes())
         except FileNotFoundError:
             return None
-        if len(data) != self._FORMAT.size:
-            return None
-        numbers = self._FORMAT.unpack(data)
-        return (
-            Totals(*numbers[::2])
-            if all(n == ~m for n, m in zip(numbers[::2], numbers[1::2], strict=True))
-            else None
-        )
 
-    def _write(self, values: Totals) -> None:
-        data = self._FORMAT.pack(*(each for number in values for each in (number, ~number)))
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+    def _write(self, data: bytes) -> None:
+        # In place, which is quicker: who is killed meanwhile leaves a record that does not check.
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | info.BINARY, 0o600)
         try:
             os.write(fd, data)
-            os.ftruncate(fd, len(data))  # of a damaged file, more may be there
+            os.ftruncate(fd, len(data))
         finally:
             os.close(fd)

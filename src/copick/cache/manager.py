@@ -3,7 +3,7 @@
 Layout (the folder is itself a copick project that zarr tools can read):
 
     .cache_metadata/entries.db, stats.json, locks          hints; all can be deleted at any time
-    .cache_metadata/usage*, epochs                          so are these: bytes in the folder, when epochs of training began
+    .cache_metadata/usage, epochs                           so are these: bytes in the folder, when epochs of training began
     .cache_metadata/generations                             what changed, see generations.py; can be deleted, too
     .cache_metadata/source                                  which place's data lies in the root; that of others is in sources/
     ExperimentRuns/.../X.zarr/N/.cache_info                 the truth about one cached array; its absence means "not cached"
@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from copick import _cachecore
 from copick.cache import info, items
 from copick.cache.budget import Budget, Policy
-from copick.cache.folder import KEPT
+from copick.cache.folder import KEPT, waiting_bytes
 from copick.cache.generations import Generations, slots_of
 from copick.cache.journal import Journal
 from copick.cache.locks import RangeLocks
@@ -405,7 +405,7 @@ class CacheManager:
             number: What the trainer calls this epoch; further calls with the same number mean the same epoch.
         """
         try:
-            self.budget.new_epoch(number)
+            self.budget.epochs.begin(number)
         except OSError as error:
             self.failed("epoch", error)
 
@@ -426,16 +426,19 @@ class CacheManager:
             self._counts[what] = self._counts.get(what, 0) + more
 
     def get_stats(self) -> dict[str, Any]:
-        """Numbers of this process, and the size of the folder.
+        """Numbers of this process, and what lies in the folder, by whichever process.
 
-        `hits` (in memory, on disk, and of nothing but fill value) and `evictions` count cached chunks, `misses` chunks of the
-        source, `failures` what the cache failed at, by kind. The rest are counters of how it works.
+        Of the folder: `size_bytes` of chunks, `document_bytes` of listings and documents (None: not counted yet), `dirty_bytes` of
+        changes that wait to be passed on, which are never evicted. Of this process: `hits` (in memory, on disk, and of nothing but
+        fill value), `evictions` and `absent_chunks` (found to be nothing but fill value) count cached chunks, `misses` and
+        `decodes` those of the source (`decodes` also encoded ones of the cache), `bytes_saved` is the size of the chunk of each
+        hit, `failures` what the cache failed at, by kind. The rest are counters of how it works.
         """
         with self._mutex:
             counts = dict(self._counts)
-        used = None
+        usage = None
         with contextlib.suppress(OSError):
-            used = self.budget.used()
+            usage = self.budget.ledger.add()
         native = self.native.stats()
         failures = {
             kind.removeprefix("failed_"): n for kind, n in counts.items() if kind.startswith("failed_")
@@ -444,12 +447,17 @@ class CacheManager:
             journal=self.journal.failures, corrupt=native["corrupt"], load=native["load_failures"]
         )
         return {
-            "cache_root": str(self.cache_root), "max_size_bytes": self.max_size_bytes, "size_bytes": used,
+            "cache_root": str(self.cache_root), "max_size_bytes": self.max_size_bytes,
+            "size_bytes": None if usage is None else usage.size,
+            "document_bytes": None if usage is None else usage.documents,
+            "dirty_bytes": waiting_bytes(self.cache_root),
             "hits": {"memory": native["chunk_hits"], "disk": native["chunk_loads"], "absent": native["fills"]},
             "misses": 0,
-            "bytes_fetched": counts.get("fetched_bytes", 0), "evictions": counts.get("evicted", 0),
+            "bytes_fetched": counts.get("fetched_bytes", 0), "bytes_saved": native["saved_bytes"],
+            "decodes": counts.get("fetched_cells", 0) + counts.get("decoded", 0),
+            "evictions": counts.get("evicted", 0), "absent_chunks": native["absents"],
             "failures": {kind: n for kind, n in failures.items() if n},
-            "document_bytes": self.budget.document_bytes, "policy": self.budget.policy,
+            "policy": self.budget.policy,
             "journal_failures": self.journal.failures, **counts, **native,
         }  # fmt: skip
 

@@ -6,6 +6,7 @@ the source's timeout. These threads are daemons; at the end they are given a mom
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -90,3 +91,30 @@ class Foreground:
         """Wait until nobody waits, or for `timeout` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting, timeout)
+
+
+class Background:
+    """Some work on a thread of its own: once at a time, and who asks for it waits only a moment."""
+
+    def __init__(self, work: Callable[[], None], name: str, patience_s: float) -> None:
+        """`patience_s`: how long the work may take before nobody waits for it."""
+        self._work, self._name, self._patience_s = work, name, patience_s
+        self._mutex = threading.Lock()
+        self._future: Future[None] | None = None
+        self._awaited_until = 0.0
+
+    def run(self) -> None:
+        """Begin the work unless it is going on, and wait for it if that may be worthwhile. Raises what it raises meanwhile."""
+        with self._mutex:
+            if self._future is None or self._future.done():
+                self._future, self._awaited_until = Future(), time.monotonic() + self._patience_s
+                threading.Thread(target=self._run, args=(self._future,), name=self._name, daemon=True).start()
+            future = self._future
+        with contextlib.suppress(TimeoutError):
+            future.result(max(0.0, self._awaited_until - time.monotonic()))
+
+    def _run(self, future: Future[None]) -> None:
+        try:
+            future.set_result(self._work())
+        except BaseException as error:  # noqa: BLE001 (it belongs to whoever waits)
+            future.set_exception(error)

@@ -87,9 +87,9 @@ class CopickRootCache(CopickRootFS):
 
     def clear_cache(self) -> int:
         """Remove everything that is cached, in every process; changes that wait to be passed on stay. Bytes freed."""
-        before = self.cache_manager.get_stats()["size_bytes"] or 0
-        self.invalidate()
-        return int(before - (self.cache_manager.get_stats()["size_bytes"] or 0))
+        freed = self.cache_manager.clear_cache()
+        self._forget_all()
+        return freed
 
     def invalidate(self, path: str | None = None) -> None:
         """Forget what is cached at a path of the project ("ExperimentRuns/TS_1/...") and below; None = everything.
