@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from benchmarks import bookkeeping, cold, listing, processes, report, startup, warm
+from benchmarks import bookkeeping, cold, listing, policies, processes, report, startup, warm
 from benchmarks.contenders import Place
 from benchmarks.workloads import FULL, QUICK, Scale, volumes
 
@@ -34,6 +34,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[report.Row]]] = {
     "workers": processes.workers,
     "hit": bookkeeping.hit,
     "index": bookkeeping.index,
+    "policies": policies.policies,
     "list": listing.listing,
     "import": startup.imports,
 }

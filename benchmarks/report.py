@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
     from benchmarks.measure import Timing
 
-PACKAGES = ("copick", "numpy", "numcodecs", "zarr", "tensorstore", "zarrs", "fsspec", "aiohttp")
+PACKAGES = (
+    "copick",
+    "numpy",
+    "numcodecs",
+    "zarr",
+    "tensorstore",
+    "zarrs",
+    "libcachesim",
+    "fsspec",
+    "aiohttp",
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -123,6 +124,27 @@ def test_a_limit_that_was_lowered_counts(tmp_path: Path) -> None:
     assert 9 * CHUNK_FILE <= chunk_bytes(tmp_path / "cache") == manager.budget.used()
 
 
+def test_who_waits_for_room_waits_for_a_few_chunks_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BATCH", 2)
+    write_array(tmp_path / "source", noise((64, 64, 64)))
+    store = cached_store(
+        tmp_path / "cache", tmp_path / "source", max_size_bytes=60 * CHUNK_FILE, fetch_threads=1
+    )
+    array, manager, order = store.open_array("0"), store.cache_manager, list(np.ndindex(4, 4, 4))
+    monkeypatch.setattr(module, "LOW_WATER", 0.5)
+    for at in order[:61]:
+        array.read(box(*at))
+    assert len(names(tmp_path / "cache")) == 60 + 1 - 2
+    manager.budget.heal()
+    assert len(names(tmp_path / "cache")) == 30
+    assert manager.budget.used() == chunk_bytes(tmp_path / "cache")
+    manager.budget.heal()
+    assert len(names(tmp_path / "cache")) == 30
+    manager.close()
+
+
 # Who goes
 
 
@@ -182,6 +204,75 @@ def test_chunks_that_somebody_else_removed_are_no_error(tmp_path: Path) -> None:
     np.testing.assert_array_equal(array.read(()), data)
     assert chunk_bytes(tmp_path / "cache") <= 20 * CHUNK_FILE
     assert not [name for name in store.cache_manager.get_stats() if name.startswith("failed")]
+
+
+# Looking at the files
+
+
+def test_a_cache_that_is_almost_full_is_known_before_there_must_be_room(tmp_path: Path) -> None:
+    write_array(tmp_path / "source", noise())
+    limit = {"max_size_bytes": 27 * CHUNK_FILE}
+    store = cached_store(tmp_path / "cache", tmp_path / "source", **limit)
+    store.open_array("0").read(())
+    store.cache_manager.close()
+    for share, known in ((3, 0), (1, 27)):
+        manager = CacheManager(tmp_path / "cache", max_size_bytes=share * limit["max_size_bytes"])
+        assert manager.native.stats()["index_chunks"] == 0
+        manager.budget.heal()
+        assert manager.native.stats()["index_chunks"] == known
+
+
+def test_nobody_waits_for_many_files_to_be_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_array(tmp_path / "source", noise())
+    store = cached_store(tmp_path / "cache", tmp_path / "source")
+    store.open_array("0").read((slice(0, 16),))
+    store.cache_manager.close()
+    (tmp_path / "cache" / ".cache_metadata" / "usage").unlink()
+
+    go, found = threading.Event(), folders.cached_files
+    monkeypatch.setattr(module, "LOOK_S", 0.1)
+    monkeypatch.setattr(module, "cached_files", lambda root: go.wait(60) and found(root))
+    store = cached_store(tmp_path / "cache", tmp_path / "source")
+    array, manager, began = store.open_array("0"), store.cache_manager, time.monotonic()
+    for _ in range(2):
+        np.testing.assert_array_equal(array.read(()), noise())
+    assert time.monotonic() - began < 30
+    assert manager.get_stats()["size_bytes"] is None
+    assert manager.get_stats()["bypassed"] == 18 + 18
+    assert not manager.get_stats()["failures"]
+    go.set()
+    while manager.budget.used() is None:
+        assert time.monotonic() - began < 60
+        time.sleep(0.01)
+    np.testing.assert_array_equal(array.read(()), noise())
+    assert manager.budget.used() == chunk_bytes(tmp_path / "cache") == 27 * CHUNK_FILE
+    manager.close()
+
+
+@pytest.mark.parametrize("room", [10, 40])
+def test_counting_the_files_beside_writers_loses_nothing(tmp_path: Path, room: int) -> None:
+    write_array(tmp_path / "source", noise())
+    store = cached_store(
+        tmp_path / "cache", tmp_path / "source", max_size_bytes=room * CHUNK_FILE, fetch_threads=4
+    )
+    array, manager, ended = store.open_array("0"), store.cache_manager, threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            manager.budget.rescan()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(12):
+        np.testing.assert_array_equal(array.read(()), noise())
+        if room > 27:
+            manager.clear_cache()
+    ended.set()
+    looking.join()
+    manager.budget.rescan()
+    assert manager.budget.used() == chunk_bytes(tmp_path / "cache") <= room * CHUNK_FILE
+    assert manager.check()
+    manager.close()
 
 
 # Several processes
@@ -424,6 +515,61 @@ def test_changes_that_wait_are_never_touched(tmp_path: Path) -> None:
     manager.clear_cache()
     assert not (tmp_path / "cache" / "x.zarr").exists()
     assert before <= set((tmp_path / "cache").rglob("*"))
+
+
+# The numbers
+
+
+def test_the_statistics_tell_what_was_kept_saved_and_lost(tmp_path: Path) -> None:
+    data = noise()
+    data[:16, :16] = 0  # three chunks of nothing but fill value
+    write_array(tmp_path / "source", data)
+    store = cached_store(
+        tmp_path / "cache", tmp_path / "source", max_size_bytes=20 * CHUNK_FILE, fetch_threads=1
+    )
+    array, manager, raw = store.open_array("0"), store.cache_manager, CHUNK_FILE - 4
+    array.read((slice(0, 16),))
+    stats = manager.get_stats()
+    assert (stats["misses"], stats["absent_chunks"], stats["decodes"]) == (9, 3, 9)
+    assert stats["bytes_fetched"] == data[:16].nbytes
+    assert (stats["hits"], stats["bytes_saved"]) == ({"memory": 0, "disk": 0, "absent": 0}, 0)
+    for _ in range(2):
+        array.read((slice(0, 16),))
+    stats = manager.get_stats()
+    assert stats["hits"] == {"memory": 9, "disk": 6, "absent": 3}
+    assert stats["bytes_saved"] == 18 * raw
+    assert (stats["misses"], stats["size_bytes"], stats["evictions"]) == (9, 6 * CHUNK_FILE, 0)
+    array.read(())
+    stats = manager.get_stats()
+    assert stats["size_bytes"] == chunk_bytes(tmp_path / "cache")
+    assert stats["evictions"] == 24 - len(chunk_files(tmp_path / "cache")) > 0
+    assert (stats["dirty_bytes"], stats["failures"]) == (0, {})
+
+    waiting = tmp_path / "cache" / folders.PENDING / "0123" / "picks.json"
+    waiting.parent.mkdir(parents=True)
+    waiting.write_bytes(bytes(77))
+    corrupt = chunk_files(tmp_path / "cache")[-1]
+    flipped = bytearray(corrupt.read_bytes())
+    flipped[5] ^= 1
+    corrupt.write_bytes(flipped)
+    manager.close()
+    store = cached_store(tmp_path / "cache", tmp_path / "source")
+    np.testing.assert_array_equal(store.open_array("0").read(()), data)
+    stats = store.cache_manager.get_stats()
+    assert (stats["dirty_bytes"], stats["failures"]) == (77, {"corrupt": 1})
+    store.cache_manager.close()
+    written = json.loads((tmp_path / "cache" / ".cache_metadata" / "stats.json").read_text())
+    for name in (
+        "hits",
+        "misses",
+        "bytes_fetched",
+        "bytes_saved",
+        "decodes",
+        "evictions",
+        "failures",
+        "absent_chunks",
+    ):
+        assert written[name] == stats[name]
 
 
 # The volume

@@ -90,6 +90,22 @@ def test_a_discarded_array_leaves_nothing(tmp_path: Path) -> None:
     assert {row[0] for row in rows(tmp_path)} == {2}
 
 
+def test_what_a_look_at_the_files_found_replaces_what_was_known_before_it(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path)
+    for chunk, used in enumerate((100, 300, 600)):
+        journal.note_inserted(1, [chunk], 68, used)
+    journal.flush()
+    found = [(1, 1, 70, 200), (1, 2, 70, 100), (2, 0, 68, 50)]
+    journal.replace({1: ("x/1", LAYOUT), 2: ("x/2", LAYOUT)}, found, 500)
+    # A use that is known to be later counts; what came while the files were looked at stays.
+    assert rows(tmp_path) == [(1, 1, 70, 300), (1, 2, 70, 600), (2, 0, 68, 50)]
+    journal.replace({}, found[:1], 500)
+    assert rows(tmp_path) == [(1, 1, 70, 300), (1, 2, 70, 600)]
+    loaded = journal.load()
+    assert loaded is not None
+    assert set(loaded[0]) == {1, 2}
+
+
 def test_large_ids_survive(tmp_path: Path) -> None:
     journal = journal_of(tmp_path)
     journal.note_array((1 << 62) + 1, "x", LAYOUT)

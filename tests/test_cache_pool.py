@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from copick.cache.pool import DaemonPool
+from copick.cache.pool import Background, DaemonPool
 from support.volumes import python
 
 
@@ -111,3 +111,48 @@ def test_the_interpreter_does_not_wait_for_workers() -> None:
     ended = python(code)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("left\n", "", 0)
     assert time.monotonic() - begin < 30
+
+
+def test_work_in_the_background_is_done_once_at_a_time() -> None:
+    done: list[float] = []
+
+    def work() -> None:
+        time.sleep(0.2)
+        done.append(time.monotonic())
+
+    background = Background(work, "test", 10)
+    asking = [threading.Thread(target=background.run) for _ in range(5)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert len(done) == 1
+    background.run()
+    assert len(done) == 2
+
+
+def test_nobody_waits_long_for_work_in_the_background() -> None:
+    go, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        go.wait(30)
+        done.set()
+
+    background = Background(work, "test", 0.1)
+    began = time.monotonic()
+    for _ in range(100):
+        background.run()
+    assert time.monotonic() - began < 5
+    assert not done.is_set()
+    go.set()
+    assert done.wait(30)
+
+
+def test_what_work_in_the_background_raises_reaches_whoever_waits() -> None:
+    def work() -> None:
+        raise OSError("no room")
+
+    background = Background(work, "test", 30)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no room"):
+            background.run()

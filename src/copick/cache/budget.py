@@ -86,7 +86,7 @@ class Budget:
         self._grown = False  # documents came, and nobody has looked whether there are too many
         self._look = Background(self.rescan, "copick-look", LOOK_S)
         self._count_once = Background(self._rescan_if_lost, "copick-count", LOOK_S)
-        self._scanning = threading.Lock()
+        self._scanning, self._learning = threading.Lock(), threading.Lock()
         self._removed: set[tuple[int, int]] | None = None  # since the files are being looked at
         self.ledger.after_fork()
         self.epochs.after_fork()
@@ -216,9 +216,7 @@ class Budget:
         if self.policy == "lru":
             return True
         if self.policy == "epoch":
-            with self._locks.hold(_EVICT_LOCK, timeout=0.1) as held:
-                if held:
-                    self._learn()
+            self._learn()
             self._journal.drain()
         over = self._over_quota(layer, self.ledger.now()) > 0
         group = self._groups.get(layer, 0) if over else 0
@@ -332,8 +330,9 @@ class Budget:
 
     def _learn(self) -> None:
         """Take in what other processes cached, unless that was done just now; from the files if the database does not tell."""
-        if time.monotonic() >= self._learn_again and not (self._load() and self._agrees()):
-            self._look.run()
+        with self._learning:
+            if time.monotonic() >= self._learn_again and not (self._load() and self._agrees()):
+                self._look.run()
 
     def _load(self) -> bool:
         """Take in what the database tells. Whether it was of use."""
@@ -373,7 +372,7 @@ class Budget:
                 if layout and not (layout[0] / chunk_name(layout[1], key[1])).exists():
                     self._native.drop_block(*key)  # a held mapping keeps the space of an unlinked file
         if not self._learn_again and self.limit and usage.size > LOW_WATER * self.limit:
-            self._load()  # in good time, so that no reader waits for it
+            self._learn()  # in good time, so that no reader waits for it
         if self._grown and self.limit and usage.size + usage.documents > self.limit:
             self.shrink()
         self._grown = False
