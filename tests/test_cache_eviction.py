@@ -269,8 +269,11 @@ def test_counting_the_files_beside_writers_loses_nothing(tmp_path: Path, room: i
             manager.clear_cache()
     ended.set()
     looking.join()
-    manager.budget.rescan()
-    assert manager.budget.used() == chunk_bytes(tmp_path / "cache") <= room * CHUNK_FILE
+    lies, booked = chunk_bytes(tmp_path / "cache"), manager.budget.used()
+    assert lies <= room * CHUNK_FILE
+    assert booked is not None
+    # What one of the threads is writing while it is counted may count twice until the next count.
+    assert lies <= booked <= lies + 4 * CHUNK_FILE
     assert manager.check()
     manager.close()
 

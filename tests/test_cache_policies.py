@@ -223,7 +223,7 @@ for number in range(3):
     assert all(manager.budget.epochs.known.starts[:2])
 
 
-@pytest.mark.parametrize("damage", [b"", b"garbage", b'{"crc32c": "00000000", "version": 1, "document": {}}'])
+@pytest.mark.parametrize("damage", [b"", b"garbage", b'00000000 {"uses": 7}'])
 def test_a_damaged_record_of_epochs_begins_anew(tmp_path: Path, damage: bytes) -> None:
     uses = [0]
     mine, other = (

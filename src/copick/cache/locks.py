@@ -7,6 +7,7 @@ small files, or a locked byte on Windows: coarser, with the same promises.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import struct
 import threading
@@ -14,7 +15,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from copick.cache import info
+from copick import _cachecore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -27,6 +28,7 @@ except ImportError:  # Windows
 
 _OFD: Any = getattr(fcntl, "F_OFD_SETLK", None)
 _SLOTS: Final = 256
+_MOST: Final = 1 << 20  # bytes of a shared record
 _BUSY: Final = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
@@ -179,7 +181,10 @@ def _flock(kind: int, start: int, count: int = 1) -> bytes:
 
 
 class SharedRecord:
-    """A small JSON document in a file that all processes change, one at a time. It is a hint that can be lost."""
+    """A small JSON document in a file that all processes change, one at a time. It is a hint that can be lost.
+
+    Before it stands its checksum. Writers of chunks come here twice for each: this is as short as it can be.
+    """
 
     def __init__(self, path: Path, locks: RangeLocks, number: int) -> None:
         """`number`: of the lock that its users hold."""
@@ -194,23 +199,26 @@ class SharedRecord:
         Raises OSError.
         """
         with self._mutex, self._locks.hold(self._number, timeout=5):
-            before = self._read()
-            after = step(before)
-            if after is not None and after != before:
-                self._write(info.seal(after))
-            return after
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+            try:
+                before = _parsed(os.read(fd, _MOST))
+                after = step(before)
+                if after is not None and after != before:
+                    # In place, which is quicker: who is killed meanwhile leaves a record that does not check.
+                    body = json.dumps(after).encode()
+                    os.lseek(fd, 0, os.SEEK_SET)
+                    os.write(fd, _checksum(body) + b" " + body)
+                    os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
+                return after
+            finally:
+                os.close(fd)
 
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            return info.unseal(self._path.read_bytes())
-        except FileNotFoundError:
-            return None
 
-    def _write(self, data: bytes) -> None:
-        # In place, which is quicker: who is killed meanwhile leaves a record that does not check.
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | info.BINARY, 0o600)
-        try:
-            os.write(fd, data)
-            os.ftruncate(fd, len(data))
-        finally:
-            os.close(fd)
+def _parsed(data: bytes) -> dict[str, Any] | None:
+    checksum, _, body = data.partition(b" ")
+    document = json.loads(body) if checksum == _checksum(body) else None
+    return document if isinstance(document, dict) else None
+
+
+def _checksum(data: bytes) -> bytes:
+    return b"%08x" % _cachecore.crc32c(data)
