@@ -165,12 +165,10 @@ def _read_while_learning(
     began = time.perf_counter()
     upkeep = threading.Thread(target=manager.budget.heal)
     upkeep.start()
-    longest = 0.0
+    longest, last = 0.0, began
     while upkeep.is_alive():
-        one = time.perf_counter()
         array.read((slice(1),) * 3)
-        longest = max(longest, time.perf_counter() - one)
-        time.sleep(0.001)
+        longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
     note("learn of all chunks", began)
     if manager.native.stats()["index_chunks"] < chunks:
         raise RuntimeError("the chunks of the database are not known")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from copick import _cachecore
     from copick.cache.journal import Journal
     from copick.cache.locks import RangeLocks
@@ -406,24 +408,28 @@ class Budget:
         began, since = time.monotonic(), int(time.time() * 1e6)
         self._journal.rebuild_wanted = False
         arrays: dict[int, tuple[str, dict[str, Any]]] = {}
-        found: list[tuple[int, int, int, int]] = []
+        found: list[npt.NDArray[np.uint64]] = [np.empty((0, 4), np.uint64)]
         for folder, cached, files in cached_files(self._root):
             self.note_array(cached.id, folder, cached.geometry, cached.layer)
-            layout = {**cached.geometry.to_json(), "layer": cached.layer}
-            arrays[cached.id] = (folder.relative_to(self._root).as_posix(), layout)
-            for name, size, used in files:
-                if (chunk := chunk_index(cached.geometry, name)) is not None:
-                    found.append((cached.id, chunk, size, int(used * 1e6)))
+            if cached.id not in arrays:
+                layout = {**cached.geometry.to_json(), "layer": cached.layer}
+                arrays[cached.id] = (folder.relative_to(self._root).as_posix(), layout)
+            rows = [
+                (cached.id, chunk, size, int(used * 1e6))
+                for name, size, used in files
+                if (chunk := chunk_index(cached.geometry, name)) is not None
+            ]
+            found.append(np.array(rows, np.uint64).reshape(-1, 4))
+        table = np.concatenate(found)
         papers = sum(size for _, size, _ in documents(self._root))
-        with (
-            self.ledger.mutex
-        ):  # what this process writes meanwhile is in the record once, not twice or never
-            gone = self._removed or set()
-            rows = [row for row in found if row[:2] not in gone] if gone else found
-            self._native.index_replace(np.array(rows, np.uint64).reshape(-1, 4).T, since)
-            chunks = {layer: self._native.index_bytes(group) for layer, group in self._groups.items()}
-            self.ledger.restart(chunks, papers)
-        self._journal.replace(arrays, rows, since)
+        # What this process writes meanwhile is in the index, and shall be in the record once.
+        with self.ledger.mutex:
+            if gone := self._removed:
+                table = table[[key not in gone for key in zip(*table.T[:2].tolist(), strict=True)]]
+            self._native.index_replace(table.T, since)
+            sizes = {layer: self._native.index_bytes(group) for layer, group in self._groups.items()}
+            self.ledger.restart(sizes, papers)
+        self._journal.replace(arrays, map(np.ndarray.tolist, table), since)
         self._look_again = self._learn_again = _next_time(began)
         self._count("rescans")
 

@@ -50,11 +50,12 @@ def cached_files(root: Path) -> Iterator[tuple[Path, Cached, list[tuple[str, int
     Removes, on the way, what crashed processes left behind.
     """
     stale = time.time() - STALE_TEMPORARY_S
-    pending: list[tuple[Path, Path, Cached | None]] = [(root, root, None)]
+    # Folders, with the array that each is part of: its own folder, and from there to here.
+    pending: list[tuple[Path, Path, str, Cached | None]] = [(root, root, "", None)]
     while pending:
-        folder, base, cached = pending.pop()
+        folder, base, inside, cached = pending.pop()
         if cached is None and (cached := read_layout(folder)) is not None:
-            base = folder
+            base, inside = folder, ""
         files = []
         for entry in _scan(folder):
             with contextlib.suppress(OSError):
@@ -63,10 +64,10 @@ def cached_files(root: Path) -> Iterator[tuple[Path, Cached, list[tuple[str, int
                     if stat.st_mtime < stale:
                         _remove(Path(entry.path))
                 elif not entry.is_dir(follow_symlinks=False):
-                    name = os.path.relpath(entry.path, base).replace(os.sep, "/")
-                    files.append((name, stat.st_size, max(stat.st_atime, stat.st_mtime)))
+                    used = max(stat.st_atime, stat.st_mtime)
+                    files.append((f"{inside}{entry.name}", stat.st_size, used))
                 elif entry.name != PENDING or folder != root:
-                    pending.append((Path(entry.path), base, cached))
+                    pending.append((Path(entry.path), base, f"{inside}{entry.name}/", cached))
         if cached is not None:
             yield base, cached, files
 

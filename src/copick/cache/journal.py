@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
 logger = logging.getLogger("copick.cache")
@@ -217,7 +217,7 @@ class Journal:
     def replace(
         self,
         arrays: dict[int, tuple[str, dict[str, Any]]],
-        rows: Iterable[tuple[int, int, int, int]],
+        rows: Iterable[Sequence[int]],
         since: int,
     ) -> None:
         """Make the database say what a look at the files found that began at `since` (microseconds); later uses stay."""
