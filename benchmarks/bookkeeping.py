@@ -116,7 +116,7 @@ def index(bench: Bench) -> Iterator[Row]:
     columns[0], columns[1], columns[2] = np.arange(n) // 1000 + 1, np.arange(n) % 1000, SIZE
     columns[3] = np.random.default_rng(3).permutation(n) + 1
     names = ("load into the index", "choose victims of 5 %", "open", "open and read a cached voxel")
-    timings = {name: Timing() for name in (*names, "learn of all chunks", "longest read meanwhile")}
+    timings = {name: Timing() for name in (*names, "learn of all chunks", "slowest of 1,000 reads meanwhile")}
     root = bench.folder / "large"
     manager = CacheManager(root, max_size_bytes=0)
     _view(place, manager)
@@ -144,7 +144,9 @@ def index(bench: Bench) -> Iterator[Row]:
         array = _store(place, manager).open_array(LEVEL)
         array.read((slice(1),) * 3)
         note("open and read a cached voxel", began)
-        timings["longest read meanwhile"].rounds.append(_read_while_learning(manager, array, n, note))
+        timings["slowest of 1,000 reads meanwhile"].rounds.append(
+            _read_while_learning(manager, array, n, note)
+        )
         manager.close()
     row = Row("index", f"a cache of {n:,} chunks", "ms")
     timings["load into the index"].counts["bytes per entry"] = round(memory, 1)
@@ -153,7 +155,11 @@ def index(bench: Bench) -> Iterator[Row]:
     row.goal(
         "opening, and reading what is cached (ms)", timings["open and read a cached voxel"].median * 1e3, 50
     )
-    row.goal("longest read while all is learned (ms)", timings["longest read meanwhile"].median * 1e3, 50)
+    row.goal(
+        "slowest of 1,000 reads while all is learned (ms)",
+        timings["slowest of 1,000 reads meanwhile"].median * 1e3,
+        50,
+    )
     row.goal("RAM per entry (bytes)", memory, 100)
     yield row
 
@@ -161,18 +167,18 @@ def index(bench: Bench) -> Iterator[Row]:
 def _read_while_learning(
     manager: CacheManager, array: Any, chunks: int, note: Callable[[str, float], None]
 ) -> float:
-    """Read cached voxels until the upkeep has taken in all chunks of `entries.db`; how long the longest read took, in seconds."""
+    """Read cached voxels until the upkeep has taken in all chunks of `entries.db`; what one of 1,000 reads took, or more, in s."""
     began = time.perf_counter()
     upkeep = threading.Thread(target=manager.budget.heal)
     upkeep.start()
-    longest, last = 0.0, began
+    ended = [began]
     while upkeep.is_alive():
         array.read((slice(1),) * 3)
-        longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+        ended.append(time.perf_counter())
     note("learn of all chunks", began)
     if manager.native.stats()["index_chunks"] < chunks:
         raise RuntimeError("the chunks of the database are not known")
-    return longest
+    return float(np.quantile(np.diff(ended), 0.999))
 
 
 def _write_database(root: Path, columns: npt.NDArray[np.uint64]) -> None:
