@@ -501,7 +501,7 @@ def test_an_answer_that_is_out_of_date_before_it_is_kept_is_not_used(
     picks = run.new_picks("ribosome", "1")
     picks.from_numpy(np.array([[0.0, 0.0, 0.0]]))
     owner: Any = late.layer.parent if "asked" in moment else info
-    name = {"listing": "list", "document": "load"}[what] if "asked" in moment else "write"
+    name = {"listing": "list", "document": "load_tagged"}[what] if "asked" in moment else "write"
     original = getattr(owner, name)
 
     def change() -> None:

@@ -88,14 +88,17 @@ def test_patches_ask_for_the_chunks_they_touch(tmp_path: Path, server: FolderSer
         assert_each_chunk_once(server, 2, others=4)
 
 
-def test_the_second_volume_of_a_layer_takes_two_documents(tmp_path: Path, server: FolderServer) -> None:
+def test_the_second_volume_of_a_layer_takes_two_documents_and_two_tags(
+    tmp_path: Path, server: FolderServer
+) -> None:
     first = opened(server.url, tmp_path / "cache")
     first.numpy()
     second = first.voxel_spacing.get_tomogram("denoised")
     assert second is not None
     server.reset()
     np.testing.assert_array_equal(second.numpy(), noise(SHAPE, seed=2))
-    assert_each_chunk_once(server, CHUNKS, others=2)
+    assert_each_chunk_once(server, CHUNKS, others=4)
+    assert server.count(lambda request: request.method == "HEAD") == 2
 
 
 def test_a_shard_takes_its_chunks_and_one_index(tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ def test_zarr_reads_a_cached_store_as_sparingly(tmp_path: Path, zarr_format: int
             level: Any = zarr.open_group(opened(server.url, tmp_path / "cache").zarr(), mode="r")["0"]
             np.testing.assert_array_equal(level[...], noise(SHAPE))
             if opening == 0:
-                assert_each_chunk_once(server, CHUNKS, others=8)
+                assert_each_chunk_once(server, CHUNKS, others=8 + 4)  # documents and tags
             else:
                 assert server.count() == 0
             server.reset()

@@ -467,7 +467,8 @@ def test_cache_manager(cache: CopickRootCache, tmp_path: Path) -> None:
     assert isinstance(found, CacheInfo)
     assert (found.source_layer, found.etag, found.is_complete) == ("archive", "v1", True)
     assert found.cached_at <= found.last_accessed
-    assert found.expires_at is None
+    assert found.expires_at is not None
+    assert found.cached_at < found.expires_at
     assert found.size_bytes >= VOLUME.nbytes
     manager.set_cache_entry(path, expires_at=found.cached_at)
     assert manager.cleanup() > 0

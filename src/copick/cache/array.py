@@ -7,6 +7,7 @@ Whatever the cache fails at, the fetched data goes to the reader.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -21,9 +22,10 @@ import numpy as np
 from copick import _cachecore
 from copick.arrays import ArrayBase, ArraySource, Selection, ZarrArray, check_boxes, check_out, no_room
 from copick.cache.entry import Entry, as_bytes
+from copick.cache.freshness import Freshness
 from copick.cache.geometry import Geometry, chunk_index, chunk_name, grid
 from copick.cache.manager import open_manager
-from copick.errors import CacheError, CopickError, NotFoundError
+from copick.errors import CacheError, CopickError, LayerError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,11 +56,13 @@ class View:
     entry: Entry | None
     """None until something is cached."""
     native: _cachecore.Array | None
-    """What a hit asks: the entry's, if that looks by itself whether it is current."""
+    """What a hit asks: the entry's, if that looks by itself whether it is current, and is not too old."""
 
     @classmethod
     def of(cls, moment: Moment, geometry: Geometry, entry: Entry | None) -> View:
-        native = entry.native if entry is not None and moment.generations.mapped else None
+        native = None
+        if entry is not None and moment.generations.mapped and entry.until > time.time():
+            native = entry.native
         return cls(moment, geometry, entry, native)
 
 
@@ -75,6 +79,8 @@ class CachedArray(ArrayBase):
         self._manager, self._folder, self._origin = manager, folder, origin
         self._source, self._path = source, path
         self._slots = manager.slots(folder)
+        volume = folder.parents[path.count("/")] if path else folder
+        self._fresh = Freshness(manager, source, path, volume)
         self._view = view
         self._scroll: Scroll | None = None  # since something thin was missing
 
@@ -140,7 +146,7 @@ class CachedArray(ArrayBase):
         """Read for the sake of the cache; if others wait for something, after them. Raises as `read`."""
         self._manager.foreground.give_way(patience_s)
         if not self.holds(box):
-            self._answer(partial(_region, box, None), None)
+            self._answer(partial(_region, box, None), None, piece=True)
 
     def _passed(self, slices: Sequence[slice]) -> None:
         """Something was read, now or before not all of it from the cache: perhaps a step of somebody who scrolls."""
@@ -222,7 +228,8 @@ class CachedArray(ArrayBase):
             for first, c, n in zip(corner, geometry.chunks, geometry.shape, strict=True)
         ]
         if block is None:
-            part = self.read(inside)
+            with self._manager.foreground:
+                part = self._answer(partial(_region, inside, None), None, piece=True)
             whole[tuple(slice(0, n) for n in part.shape)] = part
         return as_bytes(whole)
 
@@ -251,10 +258,11 @@ class CachedArray(ArrayBase):
     def _current(self) -> View:
         """What is known as of now: looked up again if the volume, or something that shares its number, was changed."""
         view = self._view
-        if view.moment.stands():
+        if view.moment.stands() and (view.entry is None or view.entry.until > time.time()):
             return view
-        moment = self._manager.generations.moment(self._slots)
-        entry = Entry.open(self._manager, self._folder, self._origin, moment.generation, view.entry)
+        moment, entry = self._looked_up(view.entry)
+        if entry is not None and not self._fresh.is_confirmed(entry):
+            moment, entry = self._looked_up(view.entry)
         if entry is not None and entry is view.entry:
             entry.native.accept(moment.generation)
             view = View.of(moment, view.geometry, entry)
@@ -267,6 +275,17 @@ class CachedArray(ArrayBase):
             view = View.of(moment, geometry, entry)
         self._view = view
         return view
+
+    def _looked_up(self, known: Entry | None) -> tuple[Moment, Entry | None]:
+        moment = self._manager.generations.moment(self._slots)
+        return moment, Entry.open(self._manager, self._folder, self._origin, moment.generation, known)
+
+    def look_after(self) -> None:
+        """Let the next read ask for the source's version, if it is time. Called every few seconds: a hit looks at no clock."""
+        view = self._view
+        self._fresh.look_after(view.entry)
+        if view.native is not None and view.entry is not None and view.entry.until <= time.time():
+            self._view = View.of(view.moment, view.geometry, view.entry)
 
     def _unchanged(self, view: View) -> bool:
         """Whether nothing was discarded since `view` was current. It does not count that the array began to be cached."""
@@ -282,6 +301,8 @@ class CachedArray(ArrayBase):
         request_of: Callable[[Geometry], _Request],
         out: npt.NDArray[Any] | None,
         found: tuple[View, npt.NDArray[Any], Sequence[int]] | None = None,
+        *,
+        piece: bool = False,
     ) -> npt.NDArray[Any]:
         """The result of a request: what is cached is copied (that may be `found` already), what is missing is fetched.
 
@@ -310,25 +331,38 @@ class CachedArray(ArrayBase):
                     result = check_out(out, request.shape, geometry.dtype)
             except MemoryError:
                 raise no_room(self._where, request.shape, geometry.dtype) from None
+            tag = view.entry.tag if view.entry else self._source.tag(self._path)
             try:
-                self._fill(view, entry, request.boxes(result), missing, fetch=not last)
-            except CopickError:
-                if last or self._unchanged(view):
+                asked = self._fill(view, entry, request.boxes(result), missing, fetch=not last)
+            except CopickError as error:
+                replaced = not isinstance(error, LayerError) and self._was_replaced(view, tag, piece=False)
+                if not replaced and (last or self._unchanged(view)):
                     raise
             else:
-                if last or self._unchanged(view):
+                replaced = asked and self._was_replaced(view, tag, piece=piece)
+                if not replaced and (last or self._unchanged(view)):
                     return result
-        raise AssertionError("the last round returns or raises")
+        raise LayerError(
+            f"{self._where} was replaced at its source each of {_ROUNDS} times that it was read; wait until it is written, "
+            "and try again"
+        )
+
+    def _was_replaced(self, view: View, tag: str | None, *, piece: bool) -> bool:
+        """Whether the source, which was just read, has another version by now, though no user of this cache wrote it."""
+        if view.moment.written or not self._unchanged(view):
+            return False
+        return self._fresh.was_replaced(tag, piece=piece)
 
     def _fill(
         self, view: View, entry: Entry | None, boxes: list[Box], missing: Sequence[int] | None, *, fetch: bool
-    ) -> None:
-        """Fill in what the native core did not find in `entry` (None: everything)."""
+    ) -> bool:
+        """Fill in what the native core did not find in `entry` (None: everything). Whether it was asked for at the source."""
         if entry is not None and entry.native.encoded and missing is not None:
             missing = self._decode_cached(entry, boxes, missing)
         cells = _cells(view.geometry, (selection for selection, _ in boxes), missing)
         self._manager.count("misses", len(cells))
         self._paste_cells(view, boxes, cells, self._fetched if fetch else self._read_source)
+        return bool(cells)
 
     def _paste_cells(
         self,
@@ -392,6 +426,7 @@ class CachedArray(ArrayBase):
                 return None
             moment = self._manager.generations.moment(self._slots)
             data = self._read_source(view, cell)
+            tag = self._source.tag(self._path)
             try:
                 if entry is None and view.moment.may_keep():
                     documents = self._source.documents(self._path)
@@ -404,9 +439,10 @@ class CachedArray(ArrayBase):
                         self._path,
                         data,
                         moment,
+                        tag,
                     )
                     entry = None if begun is None else self._adopt(view)
-                if entry is not None and moment.may_keep():
+                if entry is not None and entry.tag in (tag, None) and moment.may_keep():
                     entry.keep(data, origin)
             except FileNotFoundError:  # discarded this very moment
                 pass
@@ -431,7 +467,8 @@ class CachedArray(ArrayBase):
         """A decoded cell, clipped to the array. Raises LayerError or FormatError."""
         array, geometry = self._source.open_array(self._path), view.geometry
         found = (tuple(array.shape), np.dtype(array.dtype), tuple(array.chunks))
-        if found != (geometry.shape, geometry.dtype, geometry.cells):
+        cached, tag = view.entry and view.entry.tag, self._source.tag(self._path)
+        if found != (geometry.shape, geometry.dtype, geometry.cells) or (cached and tag and cached != tag):
             raise self._changed()
         origin, box = geometry.cell_box(cell)
         at = tuple(first // size for first, size in zip(origin, geometry.cells, strict=True))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import secrets
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from copick import _cachecore
 from copick.cache import info
 from copick.cache.geometry import MAX_ENCODED_RATIO, Geometry, blosc, zarr_document
-from copick.cache.items import expired
+from copick.cache.items import expired, expiry, has_ended
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,11 +36,16 @@ class Entry:
         manager: CacheManager,
         native: _cachecore.Array,
         geometry: Geometry,
-        file: tuple[int, ...] | None,
+        folder: Path,
     ) -> None:
-        """Use `open`. `file` tells one `.cache_info` from another that took its place."""
-        self._manager, self.native, self.geometry, self._file = manager, native, geometry, file
+        """Use `open`."""
+        self._manager, self.native, self.geometry, self._folder = manager, native, geometry, folder
         self.discarded = False  # its folder was found to be gone
+        self.tag: str | None = None
+        """What tells this version at the source from others."""
+        self.until = math.inf
+        """When the source is to be asked whether this is still its version (seconds since 1970)."""
+        self._file: tuple[int, ...] | None = None  # tells one `.cache_info` from another that took its place
 
     @classmethod
     def open(
@@ -54,16 +61,15 @@ class Entry:
         `generation`: what the folder's was before this call.
         """
         file = _signature(folder / info.FILE)
-        if known is not None and file is not None and file == known._file:
+        if known is not None and file is not None and file == known._file and known.until > time.time():
             return known
         document = info.read(folder / info.FILE)
-        if document is None or not origin.owns(document) or expired(manager, document):
+        if document is None or not origin.owns(document) or has_ended(document):
             return None
         try:
             array = document["array"]
             if known is not None and array["id"] == known.native.id:  # something was noted about it
-                known._file = file
-                return known
+                return known._noted(document, file)
             geometry = Geometry.from_json(array["geometry"])
             native = _cachecore.Array(
                 manager.native, array["id"], str(folder), geometry.shape, geometry.chunks, geometry.dtype,
@@ -75,7 +81,27 @@ class Entry:
             manager.failed("open", error)
             return None
         manager.register(native.id, folder, geometry, origin.layer)
-        return cls(manager, native, geometry, file)
+        return cls(manager, native, geometry, folder)._noted(document, file)
+
+    def _noted(self, document: dict[str, Any], file: tuple[int, ...] | None) -> Entry:
+        """With what its `.cache_info` says."""
+        self._file, self.tag = file, document.get("tag")
+        end = expiry(self._manager, document)
+        self.until = math.inf if end is None else 0.0 if expired(self._manager, document) else end.timestamp()
+        return self
+
+    def confirm(self) -> None:
+        """The source has this version still: it counts for another `max_age`, in all processes."""
+        self.until = time.time() + self._manager.max_age if self._manager.max_age else math.inf
+        try:
+            with info.Directory(self._folder) as there:
+                known = there.read(info.FILE)  # if it is discarded from now on, what is written goes with it
+                if known is not None and known.get("array", {}).get("id") == self.native.id:
+                    there.write(info.FILE, info.seal({**known, "time": time.time()}))
+        except FileNotFoundError:  # discarded this very moment
+            pass
+        except OSError as error:
+            self._manager.failed("metadata", error)
 
     @classmethod
     def create(
@@ -88,6 +114,7 @@ class Entry:
         path: str,
         sample: npt.NDArray[Any],
         moment: Moment,
+        tag: str | None = None,
     ) -> Entry | None:
         """Begin to cache the array at `path`; the first to do so decides, from some data of it, how chunks are kept.
 
@@ -109,6 +136,8 @@ class Entry:
             item = {
                 "path": path,
                 "cached_at": info.timestamp(),
+                "time": time.time(),
+                "tag": tag,
                 "array": {"id": secrets.randbits(62) + 1, "format": stored, "geometry": geometry.to_json()},
             }
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -50,10 +50,11 @@ class CacheInfo:
         source_layer: Name of the layer that the data come from.
         cached_at: When it was first cached; of several items, the oldest.
         last_accessed: When it was last read; of several items, the latest. May lag some seconds behind other processes.
-        expires_at: When it will no longer be used; of several items, the first. None: never.
+        expires_at: When its source is next asked whether it is still the same; of several items, the first. None: never.
         size_bytes: Of the chunks, listings and documents on disk.
         is_complete: Whether nothing would have to be fetched to read all of it.
-        etag: What tells this version at the source from others, if that was stated; of several items, if it is the same.
+        etag: What tells this version at the source from others, if that is known; of several items, if it is the same.
+        is_stale: It is due to be asked for again, and used only as long as the source does not answer. Of several items, any.
     """
 
     source_layer: str
@@ -63,6 +64,7 @@ class CacheInfo:
     size_bytes: int
     is_complete: bool
     etag: str | None
+    is_stale: bool = False
 
 
 def timestamp(seconds: float | None = None) -> str:

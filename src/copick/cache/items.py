@@ -71,16 +71,18 @@ def describe(manager: CacheManager, path: Path) -> CacheInfo | None:
         size_bytes=sum(each.size_bytes for each in found),
         is_complete=all(each.is_complete for each in found),
         etag=etags.pop() if len(etags) == 1 else None,
+        is_stale=any(each.is_stale for each in found),
     )
 
 
 def _described(manager: CacheManager, file: Path, document: dict[str, Any]) -> CacheInfo:
     stat = file.stat()
-    layer, etag = str(document.get("source_layer", "")), document.get("etag")
+    layer, etag = str(document.get("source_layer", "")), document.get("etag") or document.get("tag")
+    old = _out_of_date(manager, file, document)
     if "array" not in document:
         used = _moment(max(stat.st_atime, stat.st_mtime))
         cached = _moment(document.get("time", stat.st_mtime))
-        return CacheInfo(layer, cached, used, expiry(manager, document), stat.st_size, True, etag)
+        return CacheInfo(layer, cached, used, expiry(manager, document), stat.st_size, True, etag, old)
     geometry, size, chunks = Geometry.from_json(document["array"]["geometry"]), stat.st_size, 0
     for name, length in _files(file.parent):
         if chunk_index(geometry, name.removesuffix(".absent")) is not None:
@@ -89,7 +91,7 @@ def _described(manager: CacheManager, file: Path, document: dict[str, Any]) -> C
     used = _moment(stat.st_mtime if accessed is None else accessed / 1e6)
     cached = datetime.fromisoformat(document["cached_at"])
     whole = chunks >= int(np.prod(grid(geometry.shape, geometry.chunks), dtype=np.int64))
-    return CacheInfo(layer, cached, used, expiry(manager, document), size, whole, etag)
+    return CacheInfo(layer, cached, used, expiry(manager, document), size, whole, etag, old)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int]]:
@@ -101,19 +103,34 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
                 yield os.path.relpath(path, folder).replace(os.sep, "/"), os.lstat(path).st_size
 
 
-def expiry(manager: CacheManager, document: dict[str, Any]) -> datetime | None:
-    """When what a `.cache_info` file tells of expires. Arrays do if that was stated; listings and documents by their age."""
+def stated_end(document: dict[str, Any]) -> datetime | None:
+    """From when on, as somebody stated, what a `.cache_info` file tells of must not be used."""
     stated = document.get("expires_at")
-    if stated is not None:
-        return datetime.fromisoformat(stated)
-    return _moment(document["time"] + manager.max_age) if manager.max_age and "time" in document else None
+    return None if stated is None else datetime.fromisoformat(stated)
+
+
+def has_ended(document: dict[str, Any]) -> bool:
+    """Whether that time is over."""
+    end = stated_end(document)
+    return end is not None and end <= datetime.now(UTC)
+
+
+def expiry(manager: CacheManager, document: dict[str, Any]) -> datetime | None:
+    """When to ask the source for what a `.cache_info` file tells of: as stated, or by its age.
+
+    An array whose source cannot tell versions apart is not asked for: that would mean to fetch all of it.
+    """
+    if (end := stated_end(document)) is not None:
+        return end
+    ages = "time" in document and ("array" not in document or document.get("tag"))
+    return _moment(document["time"] + manager.max_age) if manager.max_age and ages else None
 
 
 def expired(manager: CacheManager, document: dict[str, Any]) -> bool:
-    """Whether what a `.cache_info` file tells of must not be used any more. A clock that was set back is no reason to trust it."""
+    """Whether it is time to ask. A clock that was set back is no reason to trust what is here."""
     end = expiry(manager, document)
     ahead = bool(manager.max_age) and document.get("time", 0) > time.time()
-    return ahead or (end is not None and end <= datetime.now(UTC))
+    return end is not None and (ahead or end <= datetime.now(UTC))
 
 
 def _moment(seconds: float) -> datetime:
@@ -121,7 +138,7 @@ def _moment(seconds: float) -> datetime:
 
 
 def stale(manager: CacheManager, path: Path) -> bool:
-    """Whether a read of an item would, at least in part, ask the source although it could have been cached."""
+    """Whether a read of an item would, at least in part, ask the source: for it, or whether it is still the same."""
     found = list(records(manager, path))
     return not found or any(_out_of_date(manager, file, document) for file, document in found)
 
@@ -160,10 +177,13 @@ def touch(manager: CacheManager, path: Path) -> None:
 
 
 def clean(manager: CacheManager) -> int:
-    """Remove what has expired, and the least recently used chunks as far as there are too many. Bytes freed. Raises OSError."""
+    """Remove what has expired, and the least recently used chunks as far as there are too many. Bytes freed. Raises OSError.
+
+    An array that is merely old stays: a question may be enough to go on using it.
+    """
     freed = 0
     for file, document in list(records(manager, manager.cache_root)):
-        if _out_of_date(manager, file, document):
+        if has_ended(document) if "array" in document else _out_of_date(manager, file, document):
             freed += _described(manager, file, document).size_bytes
             manager.discard(file.parent if "array" in document else file)
     return freed + manager.budget.shrink()

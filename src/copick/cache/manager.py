@@ -175,6 +175,9 @@ class CacheManager:
     def _tick(self) -> None:
         """Upkeep on the journal's thread, every few seconds. Raises OSError."""
         _cachecore.pool_trim(IDLE_BUFFER_S)
+        for reference in self.arrays.valuerefs():
+            if (array := reference()) is not None:
+                array.look_after()
         self.generations.renew()
         self.budget.heal()
         if (stats := self.get_stats()) != self._stats_written:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import threading
@@ -14,8 +15,9 @@ from zarr.abc.store import ByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from copick.arrays import missing_array, source_error
+from copick.cache.contact import Contact
 from copick.cache.decode import Decoder
-from copick.errors import FormatError
+from copick.errors import FormatError, NotFoundError
 from copick.stores import ReadOnlyStore, run
 
 if TYPE_CHECKING:
@@ -105,26 +107,36 @@ def join(*parts: str) -> str:
 class Source:
     """One volume at its source. Knows which zarr format it has, and its documents, once asked.
 
-    `where` names it in errors; `open_store` gives the parent's store (asked for once per process).
+    Attributes:
+        where: Names it in errors.
+        open_store: Gives the parent's store (asked for once per process).
+        ask_tag: Asks what tells the version of the node at a path from others; None = the place does not tell.
+        contact: Whether the place answers.
     """
 
     def __init__(
-        self, open_store: Callable[[], Store], where: str, formats: dict[str, int] | None = None
+        self,
+        open_store: Callable[[], Store],
+        where: str,
+        formats: dict[str, int] | None = None,
+        ask_tag: Callable[[str], str | None] | None = None,
+        contact: Contact | None = None,
     ) -> None:
         """`formats` is shared by the volumes of a layer: what one of them is, the next one probably is too."""
-        self.where = where
-        self.open_store = open_store
+        self.where, self.open_store = where, open_store
+        self.ask_tag, self.contact = ask_tag, contact or Contact(where)
         self.moment: Callable[[], Moment] | None = None
         """Tells when what is known of the volume is out of date. Not kept when pickled."""
         self._formats = {} if formats is None else formats
         self._known: dict[str, bytes | None] = {}
+        self._tags: dict[str, str | None] = {}
         self._asked: Moment | None = None  # as of when all of it is known
         self._begin()
 
     def _begin(self) -> None:
         """Connections and locks belong to one process."""
         self._pid = os.getpid()
-        self._mutex = threading.RLock()
+        self._mutex, self._asking = threading.RLock(), threading.RLock()  # the second is taken first
         self._store: Store | None = None
         self._arrays: dict[str, zarr.Array[Any]] = {}
         self._decoders: dict[str, tuple[zarr.Array[Any], Decoder | None]] = {}
@@ -138,8 +150,15 @@ class Source:
                 self._store = self.open_store()
             return self._store
 
+    @property
+    def alone(self) -> threading.RLock:
+        """To be held by the thread that asks the place whether the volume has changed."""
+        if self._pid != os.getpid():
+            self._begin()
+        return self._asking
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.open_store, self.where, self._formats)
+        return type(self), (self.open_store, self.where, self._formats, self.ask_tag, self.contact)
 
     def documents(self, path: str) -> dict[str, bytes | None]:
         """The metadata of the root group and of the node at `path`: at most four requests, at the same time.
@@ -149,8 +168,9 @@ class Source:
         store = self._up_to_date()
         v2 = [join(path, ".zarray"), ".zattrs"]
         v3 = [join(path, "zarr.json"), "zarr.json"]
-        rounds = {2: [v2, v3], 3: [v3, v2]}.get(self._formats.get("zarr", 0), [[*v2, *v3]])
         with self._mutex:
+            self._note_tag(path)  # before the documents: should they change in between, another tag will tell
+            rounds = {2: [v2, v3], 3: [v3, v2]}.get(self._formats.get("zarr", 0), [[*v2, *v3]])
             for keys in rounds:
                 lacking = [key for key in keys if key not in self._known]
                 if lacking:
@@ -161,6 +181,22 @@ class Source:
                 if self._known[keys[0]] is not None:
                     break
             return dict(self._known)
+
+    def _note_tag(self, path: str) -> None:
+        if path in self._tags or self.ask_tag is None:
+            return
+        tag = None
+        with contextlib.suppress(NotFoundError):  # the documents say better what is missing
+            tag = self.ask_tag(path)
+        self._tags[path] = tag
+        if tag is not None and tag.startswith("."):
+            self._formats["zarr"] = 2
+        elif tag is not None and tag.startswith("zarr.json"):
+            self._formats["zarr"] = 3
+
+    def tag(self, path: str) -> str | None:
+        """The tag of the node at `path` as of when its documents were asked for; None if that is not known."""
+        return self._tags.get(path)
 
     def open_array(self, path: str) -> zarr.Array[Any]:
         """The array at `path`; opened once per process.
@@ -246,7 +282,8 @@ class Source:
         store = self.store
         if self.moment is not None and (self._asked is None or not self._asked.stands()):
             with self._mutex:
-                self._known, self._arrays, self._decoders, self._asked = {}, {}, {}, self.moment()
+                asked = self.moment()
+                self._known, self._tags, self._arrays, self._decoders, self._asked = {}, {}, {}, {}, asked
         return store
 
 

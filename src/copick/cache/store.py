@@ -22,6 +22,7 @@ from copick.cache.array import CachedArray
 from copick.cache.entry import DOCUMENTS
 from copick.cache.geometry import zarr_document
 from copick.cache.manager import CacheManager, open_manager
+from copick.cache.remembered import Remembered
 from copick.cache.source import Source, fetch, join
 from copick.errors import CacheError, NotFoundError, ReadOnlyError
 from copick.stores import MappingCalls, ReadOnlyStore
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from fsspec import AbstractFileSystem
+
+    from copick.cache.contact import Contact
 
 _METADATA = (".zarray", ".zattrs", ".zgroup", "zarr.json")
 """Consolidated metadata (`.zmetadata`) describes the source's chunks and is not passed on."""
@@ -45,7 +48,7 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
         cache_manager: The cache.
         origin: Where the volume comes from; cached items of another origin are not used.
         where: Name of the volume in errors.
-        formats: Shared by the volumes of a layer, see `Source`.
+        formats, ask_tag, contact: See `Source`; the first and the last are shared by the volumes of a layer.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
         origin: info.Origin | None = None,
         where: str = "",
         formats: dict[str, int] | None = None,
+        ask_tag: Callable[[str], str | None] | None = None,
+        contact: Contact | None = None,
     ) -> None:
         super().__init__()
         self.local_path, self.cache_manager = Path(local_path), cache_manager
@@ -66,6 +71,8 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
             parent_store if callable(parent_store) else lambda: parent_store,
             where or self.local_path.name,
             formats,
+            ask_tag,
+            contact,
         )
         self._source.moment = partial(cache_manager.moment, self.local_path)
 
@@ -73,7 +80,7 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
         manager = self.cache_manager
         return _reopened, (
             str(self.local_path), self._source.open_store, str(manager.cache_root), manager.limits, self._origin,
-            self._source.where,
+            self._source.where, self._source.ask_tag, self._source.contact,
         )  # fmt: skip
 
     @property
@@ -190,13 +197,20 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
 
     def _documents(self, path: str) -> dict[str, bytes | None]:
         """The metadata documents of the node at `path`, as the source has them; kept in `.zarr_info` once asked for."""
-        file = self.local_path / path / DOCUMENTS
-        moment = self.cache_manager.moment(file)
-        cached = info.read(file)
-        if cached is not None and self._origin.owns(cached) and cached.get("generation") == moment.generation:
-            return {
-                name: None if text is None else text.encode() for name, text in cached["documents"].items()
-            }
+        file, source = self.local_path / path / DOCUMENTS, self._source
+        with source.alone:
+            kept = Remembered(self.cache_manager, self._origin, source.contact, file)
+            return kept.answer(
+                lambda document: {
+                    name: None if text is None else text.encode()
+                    for name, text in document["documents"].items()
+                },
+                partial(self._asked_documents, path),
+                None if source.ask_tag is None else partial(source.ask_tag, path),
+            )
+
+    def _asked_documents(self, path: str) -> tuple[dict[str, bytes | None], dict[str, Any] | None]:
+        """Those that there are, and what to keep of them."""
         known = self._source.documents(path)
         documents = {name: known[key] for name in _METADATA if (key := join(path, name)) in known}
         if documents.get(".zarray") is not None:
@@ -207,17 +221,14 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
         lacking = [] if is_v3 else [name for name in _METADATA if name not in documents]
         fetched = fetch(self.parent_store, [join(path, name) for name in lacking]) if lacking else {}
         documents.update({name: fetched[join(path, name)] for name in lacking})
-        if (
-            any(documents.get(name) is not None for name in (".zarray", ".zgroup", "zarr.json"))
-            and moment.may_keep()
-        ):
-            try:
-                texts = {name: None if data is None else data.decode() for name, data in documents.items()}
-                item = {"documents": texts, "generation": moment.generation}
-                info.write(file, info.seal(self._origin.mark(item)))
-            except (OSError, UnicodeDecodeError) as error:
-                self.cache_manager.failed("metadata", error)
-        return documents
+        if all(documents.get(name) is None for name in (".zarray", ".zgroup", "zarr.json")):
+            return documents, None
+        try:
+            texts = {name: None if data is None else data.decode() for name, data in documents.items()}
+        except UnicodeDecodeError as error:
+            self.cache_manager.failed("metadata", error)
+            return documents, None
+        return documents, {"documents": texts, "tag": self._source.tag(path)}
 
     async def exists(self, key: str) -> bool:
         return await self.get(key, default_buffer_prototype()) is not None
@@ -273,13 +284,17 @@ def _reopened(
     limits: dict[str, Any],
     origin: info.Origin,
     where: str,
+    ask_tag: Callable[[str], str | None] | None,
+    contact: Contact,
 ) -> Store:
     """A store in another process; the source's own if the cache cannot be opened there."""
     try:
         manager = open_manager(cache_root, **limits)
     except (OSError, CacheError):
         return open_store()
-    return CachingZarrStore(local_path, open_store, manager, origin=origin, where=where)
+    return CachingZarrStore(
+        local_path, open_store, manager, origin=origin, where=where, ask_tag=ask_tag, contact=contact
+    )
 
 
 def _inside(key: str) -> bool:

@@ -55,8 +55,10 @@ memory = LayerType(CopickConfigMemory, _memory)
 _BUILT_IN = {"filesystem": filesystem, "memory": memory}
 
 
-def build_layer(config: LayerConfig) -> Layer:
-    """One layer, without a cache. Raises ConfigError."""
+def build_layer(config: LayerConfig, *, cached: bool = False) -> Layer:
+    """One layer, without a cache; for one that will be `cached`, a root that is not there is no error. Raises ConfigError."""
+    if cached and isinstance(config, CopickConfigFS):
+        return FilesystemLayer(config, config.layer_name or config.config_type)
     layer_type = _BUILT_IN.get(config.config_type) or plugin_layer_type(config.config_type)
     if layer_type is None:
         raise ConfigError(
@@ -76,11 +78,12 @@ def build_stack(config: CopickConfig, cache: CopickConfigCache | None = None) ->
         raise ConfigError(f"a config of type {config.config_type!r} describes no layers")
     if isinstance(config, CopickConfigFSSpec) and config.index is not None:
         logger.warning("the config asks for an index, which is not available in this version: it is not used")
-    layers = [build_layer(place) for place in places]
+    chosen = _chosen(places, cache)
+    layers = [build_layer(place, cached=_name(place) in chosen) for place in places]
     strategy = config.write_strategy if isinstance(config, CopickConfigMultilayer) else "default"
     pending = _pending(layers, cache, config) if strategy == "cache" else None
-    if cache is not None:
-        layers = _cached(layers, places, cache)
+    if cache is not None and chosen:
+        layers = _cached(layers, chosen, cache)
     return LayerStack(
         layers,
         default,
@@ -114,25 +117,39 @@ def _pending(
     return FilesystemLayer(CopickConfigFS(root=root, layer_name=name, zarr_format=zarr_format), name)
 
 
-def _cached(layers: Sequence[Layer], places: Sequence[LayerConfig], cache: CopickConfigCache) -> list[Layer]:
+def _name(place: LayerConfig) -> str:
+    return place.layer_name or place.config_type
+
+
+def _chosen(places: Sequence[LayerConfig], cache: CopickConfigCache | None) -> set[str]:
+    """Names of the layers to cache. Raises ConfigError if the config names others."""
+    if cache is None:
+        return set()
     wanted = cache.parents
-    known = [layer.name for layer in layers]
+    known = [_name(place) for place in places]
     unknown = [name for name in wanted if name not in {*known, "*"}]
     if unknown:
         raise ConfigError(f"cache: parent_layer: found {unknown[0]!r}; expected one of {', '.join(known)}")
-    chosen = {
-        layer.name
-        for layer, place in zip(layers, places, strict=True)
-        if layer.name in wanted or "*" in wanted or (not wanted and place.remote)
+    return {
+        _name(place)
+        for place in places
+        if _name(place) in wanted or "*" in wanted or (not wanted and place.remote)
     }
-    if not chosen:
-        return list(layers)
+
+
+def _cached(layers: Sequence[Layer], chosen: set[str], cache: CopickConfigCache) -> list[Layer]:
     from copick.layers.cached import CachedLayer, open_cache
 
-    manager = open_cache(cache)
-    if manager is None:  # it said why in the log; a cache is never needed
-        return list(layers)
-    return [CachedLayer(layer, cache, manager=manager) if layer.name in chosen else layer for layer in layers]
+    manager = open_cache(cache)  # if there is none, it said why in the log; a cache is never needed
+    seen: list[Layer] = []
+    for layer in layers:
+        cached = None
+        if layer.name in chosen and manager is not None:
+            cached = CachedLayer(layer, cache, manager=manager)
+        if isinstance(layer, FilesystemLayer) and not (cached and cached.knows_runs()):
+            layer.check()
+        seen.append(cached or layer)
+    return seen
 
 
 CacheChoice = str | os.PathLike[str] | Mapping[str, Any] | CopickConfigCache | bool | None

@@ -1,23 +1,23 @@
 """A layer seen through the cache. It wraps its parent and takes its place in the stack, under the parent's name.
 
-Listings and documents are remembered in the cache folder for `max_age`; arrays go through `CachingZarrStore`. Writes go to the
-parent; before they return, every process that uses the cache folder has forgotten what it remembered of the entity.
+Listings and documents are remembered in the cache folder; arrays go through `CachingZarrStore`. After `max_age` the parent is
+asked whether they changed; while it cannot be reached, what is cached is served. Writes go to the parent; before they return,
+every process that uses the cache folder has forgotten what it remembered of the entity.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from copick.cache import info, items
+from copick.cache import info
+from copick.cache.contact import Contact
 from copick.cache.manager import CacheManager, open_manager
-from copick.errors import CacheError
-from copick.kinds import CHILDREN
+from copick.cache.remembered import Remembered
+from copick.errors import CacheError, LayerError, NotFoundError
+from copick.kinds import CHILDREN, RUN
 from copick.layers.layer import Layer
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class CachedLayer(Layer):
         self.name, self.read_only = parent.name, parent.read_only
         self._root, self._origin = manager.claim(parent.name, parent.location)
         self._formats: dict[str, int] = {}
+        self._contact = Contact(parent.name)
         # Changes with every listing and document that is forgotten: then what the parent remembers may be out of date, too.
         self._changes = self._root / f"{info.FILE}."
         self._asked = manager.moment(self._changes)
@@ -86,28 +87,52 @@ class CachedLayer(Layer):
     # Listings and documents
 
     def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
-        item = _Item(self, self._listing_file(parent, kind))
-        remembered = item.read()
-        if remembered is not None:
-            try:
-                return [kind.meta(**item) for item in remembered["items"]]
-            except (ValidationError, KeyError, TypeError):  # of another version
-                pass
-        found = self._up_to_date().list(parent, kind)
-        item.keep({"items": [meta.model_dump(mode="json", exclude_unset=True) for meta in found]})
-        return found
+        def ask() -> tuple[list[Meta], dict[str, Any]]:
+            found = self._up_to_date().list(parent, kind)
+            return found, {"items": [meta.model_dump(mode="json", exclude_unset=True) for meta in found]}
+
+        return self._remembered(self._listing_file(parent, kind)).answer(
+            lambda document: [kind.meta(**item) for item in document["items"]], ask
+        )
+
+    def knows_runs(self) -> bool:
+        """Whether the runs were ever listed, so that there is something to show if the parent is gone."""
+        return self._remembered(self._listing_file(None, RUN)).read() is not None
 
     def exists(self, ref: Ref) -> bool:
         return any(ref.kind.key(meta) == ref.values for meta in self.list(ref.parent, ref.kind))
 
     def load(self, ref: Ref) -> bytes:
-        item = _Item(self, self._document_file(ref))
-        remembered = item.read()
-        if remembered is not None:
-            return str(remembered["text"]).encode("latin-1")
-        document = self._up_to_date().load(ref)
-        item.keep({"text": document.decode("latin-1")})
-        return document
+        def ask() -> tuple[bytes, dict[str, Any]]:
+            document, tag = self._up_to_date().load_tagged(ref)
+            return document, {"text": document.decode("latin-1"), "tag": tag}
+
+        return self._remembered(self._document_file(ref)).answer(
+            lambda document: str(document["text"]).encode("latin-1"), ask, partial(self.parent.tag, ref)
+        )
+
+    def load_tagged(self, ref: Ref) -> tuple[bytes, str | None]:
+        return self._up_to_date().load_tagged(
+            ref
+        )  # who wants to know the version wants the one that is there
+
+    def tag(self, ref: Ref, path: str = "") -> str | None:
+        return self._up_to_date().tag(ref, path)
+
+    def seen(self, ref: Ref) -> str | None:
+        known = None
+        if ref.kind.payload == "document":
+            known = self._remembered(self._document_file(ref)).read()
+        if known is not None and known.get("tag"):
+            return str(known["tag"])
+        if not self.exists(ref):  # as far as anybody here has seen
+            raise NotFoundError(f"layer {self.name!r} has no {ref}")
+        if self._contact.rests:
+            raise LayerError(f"layer {self.name!r} failed a moment ago; it was not asked for {ref}")
+        return self.parent.seen(ref)
+
+    def _remembered(self, file: Path) -> Remembered:
+        return Remembered(self.manager, self._origin, self._contact, file)
 
     def _up_to_date(self) -> Layer:
         """The parent, made to forget what it remembers if any process changed something since it was last asked."""
@@ -140,6 +165,8 @@ class CachedLayer(Layer):
             origin=self._origin,
             where=f"layer {self.name!r}: {ref.path}",
             formats=self._formats,
+            ask_tag=partial(self.parent.tag, ref),
+            contact=self._contact,
         )
 
     def original(self, ref: Ref) -> Store:
@@ -171,14 +198,28 @@ class CachedLayer(Layer):
             self.parent.save(ref, document)
 
     def refresh(self, ref: Ref | None = None) -> None:
-        """Forget the listings and documents at and below `ref`, and the array that `ref` itself is. Other arrays stay."""
-        if ref is not None and ref.kind.payload == "array":
+        """Ask again for the listings and documents at and below `ref`, and for the array that `ref` itself is. Other arrays stay.
+
+        What is cached goes when the parent has answered: if it cannot be reached, the old is better than nothing.
+        """
+        self._contact.made()
+        self.parent.refresh(ref)
+        if ref is not None and ref.kind.payload == "array" and self._answers(ref):
             self.manager.forget(self.folder(ref))
         else:
             self.manager.outdated(self.folder(ref))
         if ref is not None:
-            self.manager.forget(self._document_file(ref), self._listing_file(ref.parent, ref.kind))
-        self.parent.refresh(ref)
+            self.manager.outdated(self._document_file(ref))
+            self.manager.outdated(self._listing_file(ref.parent, ref.kind))
+
+    def _answers(self, ref: Ref) -> bool:
+        """Whether the parent can be asked for `ref`."""
+        try:
+            self.parent.exists(ref)
+        except LayerError as error:
+            self._contact.lost(error)
+            return False
+        return True
 
     def _changing(self, *refs: Ref) -> AbstractContextManager[None]:
         """Around a change of entities: all that is remembered of them, and that their parents did or did not have them."""
@@ -191,32 +232,6 @@ class CachedLayer(Layer):
         if key == "" or key.rpartition("/")[2] in _METADATA:
             return self._changing(ref)
         return self.manager.changing(self.folder(ref))
-
-
-class _Item:
-    """A listing or document in the cache folder, about to be read or asked for."""
-
-    def __init__(self, layer: CachedLayer, file: Path) -> None:
-        self._manager, self._origin, self._file = layer.manager, layer._origin, file
-        self._moment = self._manager.moment(file)
-
-    def read(self) -> dict[str, Any] | None:
-        """What is remembered; None if there is nothing, or it is out of date."""
-        document = info.read(self._file)
-        if document is None or not self._origin.owns(document):
-            return None
-        if document.get("generation") != self._moment.generation:
-            return None
-        return None if items.expired(self._manager, document) else document
-
-    def keep(self, what: dict[str, Any]) -> None:
-        """Remember an answer, unless something was written while it was asked for."""
-        if self._moment.may_keep():
-            item = {"time": time.time(), "generation": self._moment.generation, **what}
-            try:
-                self._manager.remember(self._file, info.seal(self._origin.mark(item)))
-            except OSError as error:
-                self._manager.failed("metadata", error)
 
 
 def _reopened(parent: Layer, config: CopickConfigCache) -> Layer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from copick.errors import ConfigError, CopickError, FormatError, LayerError, NotFoundError
 from copick.kinds import CHILDREN, Kind, Ref, check_name, prefix_of
@@ -16,7 +16,7 @@ from copick.layers.protocols import filesystem_class
 from copick.util.urls import secrets_in, shown_url, without
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from zarr.abc.store import Store
 
@@ -25,11 +25,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 GROUPS = {
     2: (".zgroup", b'{\n    "zarr_format": 2\n}'),
     3: ("zarr.json", b'{"zarr_format": 3, "node_type": "group"}'),
 }
 """What an empty zarr group is on disk, by zarr format."""
+V3 = "zarr.json"
+_ARRAY_TAGGED = (".zarray", V3)
+_GROUP_TAGGED = (".zattrs", V3, ".zgroup")
+"""The metadata documents that are looked for to tell versions apart."""
 META = ".meta"
 """The document of a run or voxel spacing."""
 PARTIAL = ".copick-partial-"
@@ -52,6 +58,7 @@ class FilesystemLayer(Layer):
         # Directories whose names are not what we would write ("VoxelSpacing10").
         self._odd_names: dict[Ref, str] = {}
         self._seen: set[Ref] = set()  # what a remote place was seen to hold
+        self._is_v3 = False  # the zarr format of the volume that was last asked for its tag
 
     def __repr__(self) -> str:
         return f"<FilesystemLayer {self.name!r} {self._shown}{' (read-only)' if self.read_only else ''}>"
@@ -221,13 +228,37 @@ class FilesystemLayer(Layer):
             self.place.prune(path, META)
 
     def load(self, ref: Ref) -> bytes:
+        return self._of_document(ref, self.place.read)
+
+    def load_tagged(self, ref: Ref) -> tuple[bytes, str | None]:
+        return self._of_document(ref, self.place.read_tagged)
+
+    def _of_document(self, ref: Ref, ask: Callable[[str], T]) -> T:
         path = self._document_path(ref)
         with self._asking(path):
             try:
-                return self.place.read(path)
+                return ask(path)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 self._check_root()
                 raise self._missing(ref) from None
+
+    def tag(self, ref: Ref, path: str = "") -> str | None:
+        if ref.kind.payload != "array":
+            return self._of_document(ref, self.place.tag)
+        folder = "/".join(filter(None, (self.path(ref), path)))
+        names = _ARRAY_TAGGED if path else _GROUP_TAGGED
+        # What one volume of a layer is, the next one probably is, too: that saves a request.
+        for name in sorted(names, key=lambda name: (name == V3) != self._is_v3):
+            with self._asking(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                tag = self.place.tag(f"{folder}/{name}")
+                self._is_v3 = name == V3
+                if (
+                    tag is not None and self.is_local
+                ):  # also tells of chunks that were put into the folder itself
+                    tag = f"{tag} {self.place.tag(folder)}"
+                return tag and f"{name} {tag}"
+        self._check_root()
+        raise self._missing(ref)
 
     def save(self, ref: Ref, document: bytes) -> None:
         self.check_writable(ref)

@@ -71,6 +71,27 @@ class Layer(ABC):
     def load(self, ref: Ref) -> bytes:
         """The whole document of `ref`; of a run or a voxel spacing its `.meta`. Raises NotFoundError or LayerError."""
 
+    def tag(self, ref: Ref, path: str = "") -> str | None:
+        """What tells this version of a document from any other, without moving it: an etag, or time and size.
+
+        Of an array: of the metadata document of the node at `path`; it may begin with that document's name. None: this
+        layer cannot tell versions apart.
+
+        Raises:
+            NotFoundError: The layer does not hold it.
+            LayerError: The place could not be asked.
+        """
+        return None
+
+    def load_tagged(self, ref: Ref) -> tuple[bytes, str | None]:
+        """The document of `ref` and its tag. Raises as `load` does."""
+        tag = self.tag(ref)  # first: a change in between is found when the tag is next compared
+        return self.load(ref), tag
+
+    def seen(self, ref: Ref) -> str | None:
+        """The tag of the version that readers of this layer have seen last. Raises as `tag` does."""
+        return self.tag(ref)
+
     @abstractmethod
     def save(self, ref: Ref, document: bytes) -> None:
         """Replace the document of `ref`, creating it and its parents if needed.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from copick.errors import NotFoundError
 from copick.layers.layer import Layer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from zarr.abc.store import Store
     from zarr.storage import MemoryStore
 
@@ -70,6 +73,12 @@ class MemoryLayer(Layer):
         except KeyError:
             raise self._missing(ref) from None
 
+    def tag(self, ref: Ref, path: str = "") -> str | None:
+        if ref not in self.arrays:
+            return _digest([self.load(ref)])
+        stored = self.arrays[ref]._store_dict
+        return _digest(part for name in sorted(stored) for part in (name.encode(), stored[name].to_bytes()))
+
     def save(self, ref: Ref, document: bytes) -> None:
         self.create(ref)
         self.documents[ref] = document
@@ -100,3 +109,10 @@ class MemoryLayer(Layer):
 
     def _missing(self, ref: Ref) -> NotFoundError:
         return NotFoundError(f"layer {self.name!r} has no {ref}")
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()

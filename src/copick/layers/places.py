@@ -1,7 +1,7 @@
 """Directories, local or remote: what a filesystem layer needs of them.
 
 Paths are relative to the root of the project, with `/`. A place says FileNotFoundError for what is not there;
-every other failure is its layer's to explain.
+every other failure is its layer's to explain. (One module, because the two kinds of places are read side by side.)
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from urllib.parse import unquote
 
 from copick.layers.ahead import Ahead, Entry, FoldersAhead, StoreAhead
 from copick.layers.protocols import OBJECT_STORES, filesystem_class, with_timeouts
+from copick.layers.tags import read_at, tag_at
 from copick.util.folders import standing
 from copick.util.urls import local_path
 
@@ -59,6 +60,13 @@ class Place(Protocol):
     def has_file(self, path: str) -> bool: ...
     def has_folder(self, path: str) -> bool: ...
     def read(self, path: str) -> bytes: ...
+    def tag(self, path: str) -> str | None:
+        """What tells this version of a file from any other; None if nothing does."""
+
+    def read_tagged(self, path: str) -> tuple[bytes, str | None]:
+        """A file and its tag."""
+        ...
+
     def write(self, path: str, content: bytes) -> None:
         """Replace the file in one step, making its directories."""
 
@@ -120,6 +128,13 @@ class LocalPlace:
 
     def read(self, path: str) -> bytes:
         return Path(self._at(path)).read_bytes()
+
+    def tag(self, path: str) -> str | None:
+        return _tag(os.stat(self._at(path)))
+
+    def read_tagged(self, path: str) -> tuple[bytes, str | None]:
+        with open(self._at(path), "rb") as file:
+            return file.read(), _tag(os.fstat(file.fileno()))
 
     def write(self, path: str, content: bytes) -> None:
         target = self._at(path)
@@ -329,6 +344,16 @@ class RemotePlace:
     def read(self, path: str) -> bytes:
         return bytes(self.fs.cat_file(self._at(path)))
 
+    def name_of(self, path: str) -> str:
+        """What its filesystem calls a path."""
+        return self._at(path)
+
+    def tag(self, path: str) -> str | None:
+        return tag_at(self, path)
+
+    def read_tagged(self, path: str) -> tuple[bytes, str | None]:
+        return read_at(self, path)
+
     def write(self, path: str, content: bytes) -> None:
         target = self._at(path)
         self._make_parent(target)
@@ -504,6 +529,10 @@ def _swap(
             continue
         remove(old)
         return
+
+
+def _tag(stat: os.stat_result) -> str:
+    return f"{stat.st_mtime_ns} {stat.st_size}"
 
 
 def _new_file(path: str) -> int:

@@ -189,6 +189,17 @@ class LayerStack(Layer):
             raise self._missing(ref)
         return json.dumps(together).encode() if together and together != said(found[0]) else found[0]
 
+    def tag(self, ref: Ref, path: str = "") -> str | None:
+        """That of the highest layer, with its name: another layer's is another version. None for what layers say together."""
+        if ref.kind.payload == "folder":
+            return None
+
+        def ask(layer: Layer) -> tuple[Layer, str | None]:
+            return layer, layer.tag(ref, path)
+
+        layer, tag = self._from_highest(ref, ask)
+        return tag and f"{tag} {layer.name}"
+
     def store(self, ref: Ref, *, write: bool = False) -> Store:
         if not write:
             return self._from_highest(ref, lambda layer: layer.store(ref))

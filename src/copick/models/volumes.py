@@ -136,8 +136,11 @@ class StoredArray(Entity):
         return [level.path for level in levels(group.attrs, str(self._ref))] or sorted(group.array_keys())
 
     def is_cached(self) -> bool:
-        """Whether all of it, at every level, is in the cache; False without one."""
-        levels = self.levels()
+        """Whether all of it, at every level, is in the cache; False without one, or if its levels cannot be asked for."""
+        try:
+            levels = self.levels()
+        except LayerError:
+            return False
         return bool(levels) and all(self.array(level).holds(()) for level in levels)
 
     def store(self) -> None:

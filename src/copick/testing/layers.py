@@ -403,6 +403,22 @@ class LayerTests:
             assert ref in keys(layer, ref.parent, ref)
         assert layer.flush() == []
 
+    def test_tags_tell_versions_apart_or_are_none(self, layer: Layer) -> None:
+        fill(layer)
+        layer.save(picks, b"[1]")
+        document, tag = layer.load_tagged(picks)
+        assert (document, tag) == (b"[1]", layer.tag(picks))
+        assert layer.seen(picks) == tag
+        for ref in ARRAYS:
+            for path in ("", "0"):
+                assert layer.tag(ref, path) == layer.tag(ref, path)
+        layer.save(picks, b"[1, 2]")
+        assert tag is None or layer.tag(picks) != tag
+        layer.delete(picks)
+        if tag is not None:
+            with pytest.raises(NotFoundError, match="TS_001"):
+                layer.tag(picks)
+
     def test_narrowed(self, layer: Layer) -> None:
         layer.save(picks, b"[1]")
         held = layer.holders(picks)
