@@ -12,6 +12,7 @@
     │   ├── RelionPixelSizeError               state the pixel size
     │   └── RelionTomogramCenterError          state the centre, or add the tomogram
     ├── LayerError          (OSError)          the place itself failed: check it, try again
+    │   └── ConflictError                      others changed it, too: choose which version stays
     └── CacheError                             never reaches a reader: the cache is bypassed instead
         └── CorruptEntryError
 
@@ -71,6 +72,10 @@ class RelionTomogramCenterError(FormatError):
 
 class LayerError(CopickError, OSError):
     """The place that holds the data failed: unreachable, refused, timed out."""
+
+
+class ConflictError(LayerError):
+    """A change that waited cannot be passed on without replacing what others have changed meanwhile."""
 
 
 class CacheError(CopickError):

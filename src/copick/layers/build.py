@@ -21,6 +21,7 @@ from copick.config import (
 )
 from copick.config_errors import validated
 from copick.errors import ConfigError
+from copick.layers.bases import Bases
 from copick.layers.filesystem import FilesystemLayer
 from copick.layers.memory import MemoryLayer
 from copick.layers.stack import LayerStack
@@ -90,6 +91,7 @@ def build_stack(config: CopickConfig, cache: CopickConfigCache | None = None) ->
         strategy="default" if strategy == "cache" and pending is None else strategy,
         pending=pending,
         propagate=cache is None or cache.propagate,
+        bases=None if pending is None else Bases(pending.place),
     )
 
 

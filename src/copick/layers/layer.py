@@ -160,8 +160,12 @@ class Layer(ABC):
             raise NotFoundError(f"layer {self.name!r} has no {ref}")
         return [self.name]
 
-    def flush(self) -> builtins.list[Ref]:
-        """Pass on the changes that wait in a layer on top; what was passed on."""
+    def flush(self, *, force: bool = False) -> builtins.list[Ref]:
+        """Pass on the changes that wait in a layer on top; what was passed on.
+
+        Args:
+            force: Also where that replaces what others have changed meanwhile.
+        """
         return []
 
     @property

@@ -7,6 +7,7 @@ Where a write goes (`write_strategy`):
 - `source`: to the layer that serves the entity if that can be written, else to the default write layer.
 - `cache`: to the local folder of pending changes, the topmost layer, and from there to the first writable layer below.
   What could not be passed on, or must not be (`propagate` off), stays pending and is read from there; `flush` passes it on.
+  It does not replace what others have changed at the target since the pending change was begun.
 
 To change a part of an array that the target does not hold, the whole array is first copied up to it.
 """
@@ -19,8 +20,9 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
-from copick.errors import CopickError, LayerError, NotFoundError, ReadOnlyError
+from copick.errors import ConflictError, CopickError, LayerError, NotFoundError, ReadOnlyError
 from copick.kinds import CHILDREN
+from copick.layers.bases import Bases
 from copick.layers.layer import Layer
 from copick.layers.transfer import copy_entity, entities, one_at_a_time, said
 
@@ -55,6 +57,7 @@ class LayerStack(Layer):
         strategy: Where writes go.
         pending: Where the strategy `cache` writes; becomes the topmost layer.
         propagate: Pass what is pending on at once.
+        bases: What the pending changes began from.
     """
 
     def __init__(
@@ -65,11 +68,12 @@ class LayerStack(Layer):
         strategy: Strategy = "default",
         pending: Layer | None = None,
         propagate: bool = True,
+        bases: Bases | None = None,
     ) -> None:
         self.layers = tuple(layers) if pending is None else (pending, *layers)
         self.name = "+".join(layer.name for layer in self.layers)
         self.default_write, self.strategy, self.pending = default_write, strategy, pending
-        self.propagates = propagate
+        self.propagates, self._bases = propagate, bases or Bases()
         self.read_only = all(layer.read_only for layer in self.layers)
         # By parent and kind, because a listing replaces all that was known of it.
         self._holding: dict[tuple[Ref | None, Kind], dict[Ref, tuple[Layer, ...]]] = {}
@@ -133,7 +137,12 @@ class LayerStack(Layer):
             default = self.default_write if self.default_write in writable else next(iter(writable), None)
             strategy = "default" if self.strategy == "cache" and pending is None else self.strategy
             self._narrowed[wanted] = child = LayerStack(
-                kept, default, strategy=strategy, pending=pending, propagate=self.propagates
+                kept,
+                default,
+                strategy=strategy,
+                pending=pending,
+                propagate=self.propagates,
+                bases=self._bases,
             )
             child._family = self._family
             self._family.append(child)
@@ -263,6 +272,8 @@ class LayerStack(Layer):
         target = self._target(ref)
         with self._alone_with(ref) if target is self.pending else nullcontext():
             try:
+                if target is self.pending and (below := self._below()) is not None:
+                    self._bases.begin(ref, target, below)
                 yield target
             finally:
                 self._forget(ref)
@@ -304,27 +315,33 @@ class LayerStack(Layer):
 
     # What is pending
 
-    def flush(self) -> builtins.list[Ref]:
+    def flush(self, *, force: bool = False) -> builtins.list[Ref]:
         """Pass on everything that is pending; what was passed on.
 
+        Args:
+            force: Also where that replaces what others have changed since the pending change was begun.
+
         Raises:
-            LayerError: Something could not be passed on; it stays pending. The rest was passed on.
+            ConflictError: Others have changed something that is pending; both versions are as they were. The rest was passed on.
+            LayerError: Something could not be passed on for other reasons; it stays pending. The rest was passed on.
         """
         if self.pending is None:
             return []
         done: builtins.list[Ref] = []
         failed: builtins.list[str] = []
+        conflict = False
         # What is in a folder before the folder, which goes with the last of it.
         for ref in reversed([*entities(self.pending, among=self)]):
             try:
                 with self._alone_with(ref):
                     if self.pending.exists(ref):
-                        self._pass_on(ref)
+                        self._pass_on(ref, force)
                 done.insert(0, ref)
             except (CopickError, OSError) as error:
                 failed.append(f"{ref}: {error}")
+                conflict = conflict or isinstance(error, ConflictError)
         if failed:
-            raise LayerError(
+            raise (ConflictError if conflict else LayerError)(
                 f"{len(failed)} of {len(failed) + len(done)} changes are still pending: {'; '.join(failed)}"
             )
         return done
@@ -339,13 +356,20 @@ class LayerStack(Layer):
                 stack.enter_context(one_at_a_time(f"{self.pending.location} {each}"))
             yield
 
-    def _pass_on(self, ref: Ref) -> None:
-        """Move `ref` from the pending changes to the first writable layer below. To be called alone with it."""
+    def _below(self) -> Layer | None:
+        """Where what is pending goes: the first writable layer below."""
+        return next((layer for layer in self.layers[1:] if not layer.read_only), None)
+
+    def _pass_on(self, ref: Ref, force: bool = False) -> None:
+        """Move `ref` from the pending changes to the layer below. To be called alone with it."""
         assert self.pending is not None
-        target = next((layer for layer in self.layers[1:] if not layer.read_only), None)
+        target = self._below()
         if target is None:
             raise ReadOnlyError(f"no layer below {self.pending.name!r} can be written")
+        if not force:
+            self._bases.check(ref, self.pending, target)
         copy_entity(ref, self.pending, target)
+        self._bases.passed(ref, target)
         if ref.kind.payload == "folder":
             self.pending.prune(ref)
         elif not any(True for _ in entities(self.pending, ref)):

@@ -65,6 +65,32 @@ def copy_entity(ref: Ref, source: Layer, target: Layer) -> None:
                 target.save(ref, document)
 
 
+def same_entity(ref: Ref, one: Layer, other: Layer) -> bool:
+    """Whether two layers hold the same of one entity; of a run or a voxel spacing, also if one of them says nothing of it."""
+    if ref.kind.payload == "array":
+        return _same_array(one.original(ref), other.original(ref))
+    (here, _), (there, _) = one.load_tagged(ref), other.load_tagged(ref)
+    return here == there or (ref.kind.payload == "folder" and not (said(here) and said(there)))
+
+
+def _same_array(one: Store, other: Store) -> bool:
+    from zarr.core.buffer import default_buffer_prototype
+
+    from copick.stores import run
+
+    async def compare() -> bool:
+        keys = sorted([key async for key in one.list()])
+        if keys != sorted([key async for key in other.list()]):
+            return False
+        for key in keys:
+            here, there = [await store.get(key, default_buffer_prototype()) for store in (one, other)]
+            if here is None or there is None or here.to_bytes() != there.to_bytes():
+                return False
+        return True
+
+    return run(compare())
+
+
 def said(document: bytes) -> dict[str, Any]:
     """What the document of a run or a voxel spacing says; often it is but a word, so that there is a file."""
     try:

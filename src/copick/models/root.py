@@ -281,13 +281,17 @@ class CopickRoot(Node):
         """Names of the layers, highest priority first."""
         return self.layer.names
 
-    def flush(self) -> list[str]:
+    def flush(self, *, force: bool = False) -> list[str]:
         """Pass on the changes that wait in the cache (`write_strategy: cache`); what was passed on.
 
+        Args:
+            force: Also where that replaces what others have changed since the change that waits was begun.
+
         Raises:
-            LayerError: Something could not be passed on; it still waits.
+            ConflictError: Others have changed something that waits; both versions are as they were. The rest was passed on.
+            LayerError: Something could not be passed on for other reasons; it still waits.
         """
-        passed = [str(ref) for ref in self.layer.flush()]
+        passed = [str(ref) for ref in self.layer.flush(force=force)]
         if passed:
             self.refresh()
         return passed
