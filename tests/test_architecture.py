@@ -16,7 +16,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 LEAVES = {"errors", "util", "_cachecore"}
 TABLE = {*LEAVES, "meta", "filaments", "kinds"}
-CONFIGURED = {*TABLE, "config", "config_errors", "arrays", "stores"}
+CONFIGURED = {*TABLE, "config", "config_errors", "config_portal", "arrays", "stores"}
 CACHE = {*CONFIGURED, "ome", "cache"}
 LAYERS = {*CACHE, "layers"}
 MODELS = {*LAYERS, "models"}
@@ -28,13 +28,15 @@ MAY_IMPORT = {
     "util": {"errors", "util"},
     "util.segmentation": {"ome", "kinds", "meta"},
     "util.uri": {"kinds", "models"},
+    "util.portal": {"config_errors", "config_portal", "layers", "meta"},
     "util.ome": {"ome", "arrays"},
     "util.path_util": {"ome"},
     "meta": {*LEAVES, "meta"},
     "filaments": {*LEAVES, "meta"},
     "kinds": TABLE,
     "config_errors": {*TABLE, "config_errors"},
-    "config": {*TABLE, "config", "config_errors"},
+    "config": {*TABLE, "config", "config_errors", "config_portal"},
+    "config_portal": {*TABLE, "config", "config_errors"},
     "arrays": {"errors"},
     "stores": {"errors", "arrays"},
     "ome": TABLE,
@@ -65,6 +67,11 @@ HEAVY = {
     "trimesh",
     "asyncio",
     "sqlite3",
+    "cryoet_data_portal",
+    "gql",
+    "graphql",
+    "requests",
+    "tenacity",
 }
 
 

@@ -380,7 +380,9 @@ def test_a_package_can_add_a_layer_type(monkeypatch: pytest.MonkeyPatch) -> None
             ConfigError, match=r"layer_configs\.x\.bnch: unknown key \(did you mean 'bench'\?\)"
         ):
             parse_config(layers(x={"config_type": "lab", "bnch": 3}))
-        with pytest.raises(ConfigError, match="known are cache, filesystem, lab, memory, multilayer"):
+        with pytest.raises(
+            ConfigError, match="known are cache, cryoet_data_portal, filesystem, lab, memory, multilayer"
+        ):
             parse_config({"config_type": "zzz"})
     finally:
         plugin_layer_type.cache_clear()

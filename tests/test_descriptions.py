@@ -249,5 +249,5 @@ def test_spacings_are_told_apart_to_three_decimals(mine: CopickRoot, tmp_path: P
 def test_unknown_arguments_are_told(mine: CopickRoot, caplog: pytest.LogCaptureFixture) -> None:
     run: Any = mine.new_run("TS_1", exist_ok=True, portal_run_id=3)
     run.get_voxel_spacing(1.0, create=True)
-    run.get_picks(portal_meta_query={})
+    run.get_picks(portal_metaquery={})
     assert caplog.text.count("is ignored") == 3

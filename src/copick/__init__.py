@@ -64,11 +64,21 @@ _MODULES = (
 # What is not needed to import copick is imported when it is first used.
 _HOMES = {
     "new_config": "copick.impl.filesystem",
+    "from_czcdp_datasets": "copick.impl.cryoet_data_portal",
     **dict.fromkeys(_ENTITIES, "copick.models"),
     **dict.fromkeys(_ERRORS, "copick.errors"),
 }
 
-__all__ = ["COPICK_TYPES", "__version__", "from_file", "from_string", "new_config", *_ENTITIES, *_ERRORS]  # noqa: PLE0604
+__all__ = [  # noqa: PLE0604
+    "COPICK_TYPES",
+    "__version__",
+    "from_czcdp_datasets",
+    "from_file",
+    "from_string",
+    "new_config",
+    *_ENTITIES,
+    *_ERRORS,
+]
 
 
 def from_file(path: str | os.PathLike[str], cache: CacheChoice = None) -> CopickRoot:

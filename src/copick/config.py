@@ -105,6 +105,8 @@ class LayerConfig(CopickConfig):
 
     rank: ClassVar[int] = 0
     """Layers of a lower rank come first, whatever their priority."""
+    only_one: ClassVar[bool] = False
+    """Whether a stack may have but one such layer."""
 
     layer_name: str | None = Field(default=None, min_length=1)
     priority: int = 0
@@ -240,6 +242,9 @@ BUILT_IN: Mapping[str, type[LayerConfig]] = {
 }
 
 
+PORTAL_TYPE = "cryoet_data_portal"
+
+
 @functools.cache
 def plugin_layer_type(config_type: str) -> LayerType | None:
     """The layer type that an installed package offers under this name."""
@@ -254,7 +259,9 @@ def plugin_layer_type(config_type: str) -> LayerType | None:
 def known_types() -> list[str]:
     from importlib.metadata import entry_points
 
-    return sorted({*BUILT_IN, "multilayer", *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+    return sorted(
+        {*BUILT_IN, PORTAL_TYPE, "multilayer", *(entry.name for entry in entry_points(group=ENTRY_POINTS))}
+    )
 
 
 def config_class(config_type: object) -> type[LayerConfig]:
@@ -262,6 +269,10 @@ def config_class(config_type: object) -> type[LayerConfig]:
     if isinstance(config_type, str):
         if config_type in BUILT_IN:
             return BUILT_IN[config_type]
+        if config_type == PORTAL_TYPE:
+            from copick.config_portal import CopickConfigPortal  # it is built on this module
+
+            return CopickConfigPortal
         if (plugin := plugin_layer_type(config_type)) is not None:
             return plugin.config
     hint = nearest(str(config_type), known_types())
@@ -312,6 +323,7 @@ class CopickConfigMultilayer(CopickConfig):
         self._name_layers()
         self._check_names()
         self._check_caches()
+        self._check_single()
         self._check_write_layer()
         self._collect_objects()
         self._check_objects()
@@ -391,6 +403,16 @@ class CopickConfigMultilayer(CopickConfig):
                     + _unknown_layer(name, places, "is no layer to cache")
                 )
 
+    def _check_single(self) -> None:
+        single: dict[str, str] = {}
+        for name in self.layers:
+            config = self.layer_configs[name]
+            if config.only_one and (first := single.setdefault(config.config_type, name)) != name:
+                raise ValueError(
+                    f"layer_configs.{name}: is a second layer of type {config.config_type!r} beside "
+                    f"layer_configs.{first}; expected at most one"
+                )
+
     def _check_write_layer(self) -> None:
         name, writable = (
             self.default_write_layer,
@@ -433,17 +455,14 @@ class _StaticConfig(CopickConfigFS):
     must_exist: ClassVar[bool] = False
 
 
-class CopickConfigFSSpec(CopickConfig):
-    """A project of copick 1.x: an overlay that is written, maybe over static data that are only read.
+class CopickConfigOverlay(CopickConfig):
+    """A project of copick 1.x: an overlay that is written, maybe over something that is only read.
 
     Keys it does not know are ignored, and so do copick 1.x with the last three: one file serves both.
     """
 
-    config_type: Literal["filesystem"] = "filesystem"
     overlay_root: Location
-    static_root: Location | None = None
     overlay_fs_args: dict[str, Any] | None = Field(default_factory=dict)
-    static_fs_args: dict[str, Any] | None = Field(default_factory=dict)
     cache: Annotated[CopickConfigCache | None, BeforeValidator(_cache_config)] = None
     index: dict[str, Any] | None = None
     """How to index the project. Kept; not used by this version."""
@@ -451,7 +470,7 @@ class CopickConfigFSSpec(CopickConfig):
     """What new arrays are written as."""
 
     @model_validator(mode="after")
-    def _cache_has_parents(self) -> CopickConfigFSSpec:
+    def _cache_has_parents(self) -> CopickConfigOverlay:
         places = [place.layer_name or "" for place in self.stack]
         for name in self.cache.parents if self.cache else []:
             if name != "*" and name not in places:
@@ -464,26 +483,42 @@ class CopickConfigFSSpec(CopickConfig):
     @property
     def stack(self) -> list[LayerConfig]:
         """The configs of its layers, first in the stack first."""
-        overlay = CopickConfigFS(
+        return [self.overlay]
+
+    @property
+    def overlay(self) -> CopickConfigFS:
+        """The config of the overlay."""
+        return CopickConfigFS(
             layer_name=OVERLAY,
             root=self.overlay_root or os.curdir,
             fs_args=self.overlay_fs_args or {},
             zarr_format=self.zarr_format,
         )
+
+    @property
+    def default_write_layer(self) -> str | None:
+        """The overlay, unless it cannot be written (it is on the web)."""
+        return None if self.stack[0].read_only else OVERLAY
+
+
+class CopickConfigFSSpec(CopickConfigOverlay):
+    """A project of copick 1.x in files: an overlay, maybe over static data."""
+
+    config_type: Literal["filesystem"] = "filesystem"
+    static_root: Location | None = None
+    static_fs_args: dict[str, Any] | None = Field(default_factory=dict)
+
+    @property
+    def stack(self) -> list[LayerConfig]:
         if self.static_root is None:
-            return [overlay]
+            return [self.overlay]
         static = _StaticConfig(
             layer_name=STATIC,
             root=self.static_root or os.curdir,
             fs_args=self.static_fs_args or {},
             read_only=True,
         )
-        return [overlay] if _same_place(overlay, static) else [overlay, static]
-
-    @property
-    def default_write_layer(self) -> str | None:
-        """The overlay, unless it cannot be written (it is on the web)."""
-        return None if self.stack[0].read_only else OVERLAY
+        return [self.overlay] if _same_place(self.overlay, static) else [self.overlay, static]
 
 
 OVERLAY, STATIC = "overlay", "static"
@@ -499,6 +534,8 @@ def _same_place(one: CopickConfigFS, other: CopickConfigFS) -> bool:
 
 def _is_of_1x(data: Mapping[str, Any]) -> bool:
     """Whether a config is one of copick 1.x: told by its fields, for the type is called the same."""
+    if data.get("config_type") == PORTAL_TYPE:
+        return "overlay_root" in data
     fields = {"overlay_root", "static_root", "overlay_fs_args", "static_fs_args"}
     return (
         data.get("config_type", "filesystem") == "filesystem"
@@ -548,7 +585,7 @@ def parse_config(data: str | Mapping[str, Any], where: str = "config") -> Copick
     return config
 
 
-def _config_of_1x(data: Mapping[str, Any], where: str, repeated: list[str]) -> CopickConfigFSSpec:
+def _config_of_1x(data: Mapping[str, Any], where: str, repeated: list[str]) -> CopickConfigOverlay:
     """A config that copick 1.x would open, and what there is to say about it."""
     if "config_type" not in data:
         warnings.warn(
@@ -556,7 +593,12 @@ def _config_of_1x(data: Mapping[str, Any], where: str, repeated: list[str]) -> C
             DeprecationWarning,
             stacklevel=5,
         )
-    config = validated(CopickConfigFSSpec, data, where, _keys_of)
+    cls: type[CopickConfigOverlay] = CopickConfigFSSpec
+    if data.get("config_type") == PORTAL_TYPE:
+        from copick.config_portal import CopickConfigCDP  # it is built on this module
+
+        cls = CopickConfigCDP
+    config = validated(cls, data, where, _keys_of)
     if repeated:
         logger.warning("%s: the key %r stands twice in one object; the last counts", where, repeated[0])
     if problem := config.repeated_objects():

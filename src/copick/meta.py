@@ -23,6 +23,9 @@ from copick.util.escape import check_clean
 VoxelSize = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """Edge of a cubic voxel in ångström."""
 
+PORTAL_USER = "data-portal"
+"""The user whose annotations are those of the data portal."""
+
 M = TypeVar("M", bound="Meta")
 
 
@@ -60,6 +63,10 @@ class FolderMeta(Meta):
 
 class CopickRunMeta(FolderMeta):
     name: str
+    portal_run_id: int | None = None
+    """What the data portal says of it, if it is of there."""
+    portal_run_name: str | None = None
+    portal_dataset_id: int | None = None
 
 
 class CopickVoxelSpacingMeta(FolderMeta):

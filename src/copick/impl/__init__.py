@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from copick.layers.build import CacheChoice
     from copick.models import CopickRoot
 
-_MODULES = ("cache", "filesystem", "multilayer")
+_MODULES = ("cache", "cryoet_data_portal", "filesystem", "multilayer")
 
 
 def open_config(config: CopickConfig, cache: CacheChoice = None) -> CopickRoot:
@@ -23,11 +23,18 @@ def open_config(config: CopickConfig, cache: CacheChoice = None) -> CopickRoot:
 
 def root_class(config: CopickConfig) -> type[CopickRoot]:
     """The class of the root that a config describes."""
+    from copick.impl.cryoet_data_portal import CopickRootCDP, CopickRootPortal
     from copick.impl.filesystem import CopickRootFS, CopickRootFSSpec
     from copick.impl.multilayer import CopickRootMultilayer
     from copick.models import CopickRoot
 
-    roots: tuple[type[CopickRoot], ...] = (CopickRootMultilayer, CopickRootFS, CopickRootFSSpec)
+    roots: tuple[type[CopickRoot], ...] = (
+        CopickRootMultilayer,
+        CopickRootFS,
+        CopickRootFSSpec,
+        CopickRootPortal,
+        CopickRootCDP,
+    )
     return next((root for root in roots if isinstance(config, root.config_class)), CopickRoot)
 
 

@@ -12,14 +12,15 @@ from copick.config import (
     CopickConfig,
     CopickConfigCache,
     CopickConfigFS,
-    CopickConfigFSSpec,
     CopickConfigMemory,
     CopickConfigMultilayer,
+    CopickConfigOverlay,
     LayerConfig,
     LayerType,
     plugin_layer_type,
 )
 from copick.config_errors import validated
+from copick.config_portal import CopickConfigPortal
 from copick.errors import ConfigError
 from copick.layers.bases import Bases
 from copick.layers.filesystem import FilesystemLayer
@@ -46,14 +47,23 @@ def _filesystem(config: CopickConfigFS, name: str) -> Layer:
     return layer
 
 
+def _portal(config: CopickConfigPortal, name: str) -> Layer:
+    from copick.layers.portal import PortalLayer
+
+    layer = PortalLayer(config, name)
+    layer.check()
+    return layer
+
+
 def _memory(config: CopickConfigMemory, name: str) -> Layer:
     return MemoryLayer(name, read_only=config.read_only)
 
 
 filesystem = LayerType(CopickConfigFS, _filesystem)
 memory = LayerType(CopickConfigMemory, _memory)
+portal = LayerType(CopickConfigPortal, _portal)
 
-_BUILT_IN = {"filesystem": filesystem, "memory": memory}
+_BUILT_IN = {"filesystem": filesystem, "memory": memory, "cryoet_data_portal": portal}
 
 
 def build_layer(config: LayerConfig, *, cached: bool = False) -> Layer:
@@ -71,16 +81,20 @@ def build_layer(config: LayerConfig, *, cached: bool = False) -> Layer:
 
 def build_stack(config: CopickConfig, cache: CopickConfigCache | None = None) -> LayerStack:
     """The layers of a project, in order, cached where `cache` says so. Raises ConfigError."""
-    if isinstance(config, CopickConfigMultilayer | CopickConfigFSSpec):
+    if isinstance(config, CopickConfigMultilayer | CopickConfigOverlay):
         places, default = config.stack, config.default_write_layer
     elif isinstance(config, LayerConfig):
         places, default = [config], None if config.read_only else config.layer_name or config.config_type
     else:
         raise ConfigError(f"a config of type {config.config_type!r} describes no layers")
-    if isinstance(config, CopickConfigFSSpec) and config.index is not None:
+    if isinstance(config, CopickConfigOverlay) and config.index is not None:
         logger.warning("the config asks for an index, which is not available in this version: it is not used")
     chosen = _chosen(places, cache)
-    layers = [build_layer(place, cached=_name(place) in chosen) for place in places]
+    # The portal shows what the project looks for, so layers get its objects: the same list, which may grow.
+    objects = {"pickable_objects": config.pickable_objects}
+    layers = [
+        build_layer(place.model_copy(update=objects), cached=_name(place) in chosen) for place in places
+    ]
     strategy = config.write_strategy if isinstance(config, CopickConfigMultilayer) else "default"
     pending = _pending(layers, cache, config) if strategy == "cache" else None
     if cache is not None and chosen:
@@ -168,7 +182,7 @@ def choose_cache(config: CopickConfig, choice: CacheChoice = None) -> CopickConf
         return None
     if isinstance(choice, CopickConfigCache):
         return choice
-    own = config.cache if isinstance(config, CopickConfigMultilayer | CopickConfigFSSpec) else None
+    own = config.cache if isinstance(config, CopickConfigMultilayer | CopickConfigOverlay) else None
     if isinstance(choice, Mapping):
         return _cache_of(choice, "cache=")
     if isinstance(choice, str | os.PathLike):

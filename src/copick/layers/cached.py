@@ -21,7 +21,7 @@ from copick.kinds import CHILDREN, RUN
 from copick.layers.layer import Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -64,6 +64,7 @@ class CachedLayer(Layer):
         self._root, self._origin = manager.claim(parent.name, parent.location)
         self._formats: dict[str, int] = {}
         self._contact = Contact(parent.name)
+        self._lists = not parent.keep_listings(manager.cache_root / ".cache_metadata")
         # Changes with every listing and document that is forgotten: then what the parent remembers may be out of date, too.
         self._changes = self._root / f"{info.FILE}."
         self._asked = manager.moment(self._changes)
@@ -87,6 +88,9 @@ class CachedLayer(Layer):
     # Listings and documents
 
     def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
+        if not self._lists:
+            return self.parent.list(parent, kind)
+
         def ask() -> tuple[list[Meta], dict[str, Any]]:
             found = self._up_to_date().list(parent, kind)
             return found, {"items": [meta.model_dump(mode="json", exclude_unset=True) for meta in found]}
@@ -101,6 +105,9 @@ class CachedLayer(Layer):
 
     def exists(self, ref: Ref) -> bool:
         return any(ref.kind.key(meta) == ref.values for meta in self.list(ref.parent, ref.kind))
+
+    def matching(self, parent: Ref | None, kind: Kind, query: Mapping[str, Any]) -> set[Ref]:
+        return self.parent.matching(parent, kind, query)
 
     def load(self, ref: Ref) -> bytes:
         def ask() -> tuple[bytes, dict[str, Any]]:
@@ -136,7 +143,7 @@ class CachedLayer(Layer):
 
     def _up_to_date(self) -> Layer:
         """The parent, made to forget what it remembers if any process changed something since it was last asked."""
-        if not self._asked.stands():
+        if self._lists and not self._asked.stands():
             self._asked = self.manager.moment(self._changes)
             self.parent.refresh()
         return self.parent

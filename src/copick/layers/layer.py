@@ -14,7 +14,8 @@ from copick.errors import NotFoundError, ReadOnlyError
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from zarr.abc.store import Store
 
@@ -49,6 +50,18 @@ class Layer(ABC):
     @abstractmethod
     def exists(self, ref: Ref) -> bool:
         """Whether the layer holds `ref`. Raises LayerError as `list` does."""
+
+    def matching(self, parent: Ref | None, kind: Kind, query: Mapping[str, Any]) -> set[Ref]:
+        """The children of one kind that a place finds by what it alone knows of them (the data portal); elsewhere none.
+
+        Raises:
+            LayerError: The place could not be asked.
+        """
+        return set()
+
+    def keep_listings(self, folder: Path) -> bool:
+        """Asked by a cache around it: whether the layer keeps its listings itself, from now on in `folder`."""
+        return False
 
     @abstractmethod
     def create(self, ref: Ref) -> None:

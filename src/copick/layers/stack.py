@@ -28,7 +28,7 @@ from copick.layers.transfer import copy_entity, entities, one_at_a_time, said
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from zarr.abc.store import Store
 
@@ -158,6 +158,9 @@ class LayerStack(Layer):
                 holding[ref] = (*holding.get(ref, ()), layer)
         self._holding[parent, kind] = holding
         return [merged[ref] for ref in sorted(merged, key=lambda ref: ref.values)]
+
+    def matching(self, parent: Ref | None, kind: Kind, query: Mapping[str, Any]) -> set[Ref]:
+        return {ref for layer in self.layers for ref in layer.matching(parent, kind, query)}
 
     def _known(self, ref: Ref) -> dict[Ref, tuple[Layer, ...]]:
         """What is remembered of `ref` and its siblings."""

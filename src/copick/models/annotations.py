@@ -10,7 +10,7 @@ import numpy as np
 
 from copick.errors import ConfigError, CopickError, FormatError, NotFoundError
 from copick.kinds import PICKS
-from copick.meta import CopickLocation, CopickPicksFile, CopickPoint
+from copick.meta import PORTAL_USER, CopickLocation, CopickPicksFile, CopickPoint
 from copick.models.entity import Entity
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Annotation(Entity):
 
     @property
     def from_tool(self) -> bool:
-        """Whether a tool made it: session "0"."""
-        return self.session_id == TOOL_SESSION
+        """Whether a tool made it: session "0"; or it is of the data portal."""
+        return self.session_id == TOOL_SESSION or self.user_id == PORTAL_USER
 
     @property
     def from_user(self) -> bool:

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 Layers = str | Iterable[str] | None
 """The layers to look at or write to: a name, names, or None for all."""
 
+PortalQuery = Mapping[str, Any] | None
+"""Fields of the data portal, as its client calls them, and the values they must have; None as a value = any."""
+
 E = TypeVar("E", bound="Entity")
 
 
@@ -478,6 +481,23 @@ def select(children: Iterable[E], unknown: Mapping[str, object], **wanted: Any) 
         if all(values[name] in accepted for name, accepted in filters.items()):
             found.append(child)
     return found
+
+
+def of_portal(children: list[E], query: PortalQuery, authors: Iterable[str] | None) -> list[E]:
+    """Of these siblings, or children of one kind of several parents, those that the data portal finds by this query."""
+    fields = {name: value for name, value in (query or {}).items() if value is not None}
+    names = [authors] if isinstance(authors, str) else [*(authors or ())]
+    if not fields and not names:
+        return children
+    found: dict[tuple[Ref | None, Kind], set[Ref]] = {}
+    kept = []
+    for child in children:
+        family = (child.ref.parent, child.kind)
+        if family not in found:
+            found[family] = child.layer.matching(*family, {**fields, "authors": names})
+        if child.ref in found[family]:
+            kept.append(child)
+    return kept
 
 
 def note_ignored(unknown: Mapping[str, object], *known: str) -> None:

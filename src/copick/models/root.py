@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from copick.config import CopickConfig
-from copick.errors import AlreadyExistsError, ConfigError, NotFoundError
+from copick.errors import AlreadyExistsError, ConfigError, NotFoundError, UnknownNameError
 from copick.kinds import RUN
 from copick.meta import CopickRunMeta, FilamentSpec, PickableObject, with_filament
 from copick.models.entity import E, Layers, Node, note_ignored, remembered
@@ -96,11 +96,27 @@ class CopickRoot(Node):
         return [run for run in found if run.ref.values[0] in named]
 
     def get_run(self, name: str, *, layers: Layers = None, **unknown: object) -> CopickRun | None:
-        """The run of that name, or None: also for one that the config does not name among its `runs`."""
+        """The run of that name, or None: also for one that the config does not name among its `runs`.
+
+        Runs of the data portal are called by their ids there; they are also found by what the portal calls them.
+
+        Raises:
+            UnknownNameError: The portal calls several runs so, in several datasets. (A KeyError and a ValueError.)
+        """
         note_ignored(unknown)
-        if self.config.runs is not None and name not in self.config.runs:
+        shown, here = self.config.runs, self.on(layers)
+        meta = CopickRunMeta.of(name=name)
+        found = here._find(CopickRun, meta) if shown is None or name in shown else None
+        if found is not None:
+            return found
+        others = sorted(str(ref.values[0]) for ref in here.layer.matching(None, RUN, {"name": name}))
+        if len(others) > 1:
+            raise UnknownNameError(
+                f"the portal calls several runs {name!r}: {', '.join(others)}; ask for one of these"
+            )
+        if not others or (shown is not None and others[0] not in shown):
             return None
-        return self.on(layers)._find(CopickRun, CopickRunMeta.of(name=name))
+        return here._find(CopickRun, CopickRunMeta.of(name=others[0]))
 
     def new_run(
         self, name: str, exist_ok: bool = False, *, layers: Layers = None, **unknown: object

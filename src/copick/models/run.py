@@ -25,7 +25,7 @@ from copick.meta import (
     CopickVoxelSpacingMeta,
 )
 from copick.models.annotations import CopickPicks, ObjectAnnotation
-from copick.models.entity import Folder, Layers, note_ignored, remembered, select
+from copick.models.entity import Folder, Layers, PortalQuery, note_ignored, of_portal, remembered, select
 from copick.models.filaments import CopickFilaments
 from copick.models.mesh import CopickMesh
 from copick.models.segmentation import CopickSegmentation
@@ -81,6 +81,26 @@ class CopickRun(Folder):
         self.meta, self._ref = meta, RUN.ref(meta, None)
         self._forget_below()
         self.parent._forget_kind(RUN)
+
+    @property
+    def portal_run_id(self) -> int | None:
+        """Its id in the data portal, if it is of there."""
+        return self._with_portal_fields().portal_run_id
+
+    @property
+    def portal_run_name(self) -> str | None:
+        """What the data portal calls it, if it is of there; runs of several datasets may be called the same."""
+        return self._with_portal_fields().portal_run_name
+
+    @property
+    def portal_dataset_id(self) -> int | None:
+        """Its dataset in the data portal, if it is of there."""
+        return self._with_portal_fields().portal_dataset_id
+
+    def _with_portal_fields(self) -> CopickRunMeta:
+        if self.meta.portal_run_id is None:
+            _ = self.description  # what the layers say of it is read once
+        return self.meta
 
     @property
     def split(self) -> str | None:
@@ -174,11 +194,19 @@ class CopickRun(Folder):
         user_id: str | Iterable[str] | None = None,
         session_id: str | Iterable[str] | None = None,
         *,
+        portal_meta_query: PortalQuery = None,
+        portal_author_query: Iterable[str] | None = None,
         layers: Layers = None,
         **unknown: object,
     ) -> list[CopickPicks]:
-        """The picks whose object, user and session are as given: None = any, several = one of these."""
-        return self._annotations(CopickPicks, object_name, user_id, session_id, layers, unknown)
+        """The picks whose object, user and session are as given: None = any, several = one of these.
+
+        Args:
+            portal_meta_query: Only annotations of the data portal whose fields have these values.
+            portal_author_query: Only annotations of the data portal that all of these are authors of.
+        """
+        found = self._annotations(CopickPicks, object_name, user_id, session_id, layers, unknown)
+        return of_portal(found, portal_meta_query, portal_author_query)
 
     def new_picks(
         self,
@@ -422,12 +450,15 @@ class CopickRun(Folder):
         *,
         is_instance: bool | None = False,
         is_panoptic: bool | None = False,
+        portal_meta_query: PortalQuery = None,
+        portal_author_query: Iterable[str] | None = None,
         layers: Layers = None,
         **unknown: object,
     ) -> list[CopickSegmentation]:
         """The segmentations that are as given: None = any, several = one of these.
 
         Args:
+            portal_meta_query, portal_author_query: As of `get_picks`.
             is_instance, is_panoptic: True = only these, False = all but these, None = these, too. By default binary
                 and multilabel ones are given.
         """
@@ -444,7 +475,8 @@ class CopickRun(Folder):
             if is_instance in (None, kind.fixed["is_instance"])
             and is_panoptic in (None, kind.fixed["is_panoptic"])
         ]
-        return select(self.on(layers)._list(CopickSegmentation, kinds), unknown, **wanted)
+        found = select(self.on(layers)._list(CopickSegmentation, kinds), unknown, **wanted)
+        return of_portal(found, portal_meta_query, portal_author_query)
 
     def new_segmentation(
         self,
@@ -496,12 +528,11 @@ class CopickRun(Folder):
         layers: Layers = None,
     ) -> None:
         """Delete the segmentations that `get_segmentations` would give. Raises ReadOnlyError; see `Entity.delete`."""
-        types = {"is_instance": is_instance, "is_panoptic": is_panoptic}
-        self._delete_all(
-            self.get_segmentations(
-                user_id, session_id, is_multilabel, name, voxel_size, **types, layers=layers
-            )
+        wanted = (user_id, session_id, is_multilabel, name, voxel_size)
+        found = self.get_segmentations(
+            *wanted, is_instance=is_instance, is_panoptic=is_panoptic, layers=layers
         )
+        self._delete_all(found)
 
     def user_segmentations(self) -> list[CopickSegmentation]:
         """Those of the project's user; if it states none, those that no tool made."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from copick.kinds import TOMOGRAM, VOXEL_SPACING
 from copick.meta import CopickTomogramMeta, CopickVoxelSpacingMeta
-from copick.models.entity import Folder, Layers, note_ignored, remembered, select
+from copick.models.entity import Folder, Layers, PortalQuery, allowed, note_ignored, of_portal, remembered
 from copick.models.tomogram import CopickTomogram
 from copick.util.escape import sanitize_name
 
@@ -59,10 +59,31 @@ class CopickVoxelSpacing(Folder):
         return self.on(layers)._find(CopickTomogram, CopickTomogramMeta.of(tomo_type=tomo_type))
 
     def get_tomograms(
-        self, tomo_type: str | Iterable[str] | None = None, *, layers: Layers = None, **unknown: object
+        self,
+        tomo_type: str | Iterable[str] | None = None,
+        *,
+        portal_meta_query: PortalQuery = None,
+        portal_author_query: Iterable[str] | None = None,
+        layers: Layers = None,
+        **unknown: object,
     ) -> list[CopickTomogram]:
-        """The tomograms of that type or types; all without one."""
-        return select(self.on(layers)._list(CopickTomogram), unknown, tomo_type=tomo_type)
+        """The tomograms of that type or types; all without one.
+
+        Args:
+            tomo_type: Of several of one type that the data portal has, each is found by it.
+            portal_meta_query: Only tomograms of the data portal whose fields have these values.
+            portal_author_query: Only tomograms of the data portal that all of these are authors of.
+        """
+        note_ignored(unknown, "tomo_type")
+        wanted = None if tomo_type is None else allowed(tomo_type)
+        found = [
+            tomogram
+            for tomogram in self.on(layers)._list(CopickTomogram)
+            if wanted is None
+            or tomogram.tomo_type in wanted
+            or getattr(tomogram.meta, "portal_tomo_type", None) in wanted
+        ]
+        return of_portal(found, portal_meta_query, portal_author_query)
 
     def new_tomogram(
         self, tomo_type: str, exist_ok: bool = False, *, layers: Layers = None, **unknown: object

@@ -10,6 +10,7 @@ What answers is moto, through real sockets. All servers of a process share their
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -75,6 +76,17 @@ class S3Server:
             self._backend.create_bucket(bucket, "us-east-1")
         for key, content in files.items():
             self._backend.put_object(bucket, key, content)
+
+    def publish(self, bucket: str) -> None:
+        """Let anybody read and list it, as a public data set."""
+        allowed = {
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": ["s3:GetObject", "s3:HeadObject", "s3:ListBucket"],
+            "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+        }
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+        self._backend.put_bucket_policy(bucket, policy.encode())
 
     def remove(self, bucket: str) -> None:
         """Remove the bucket, with all that is in it."""

@@ -1,0 +1,210 @@
+"""A small portal with everything that it may hold, files included."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from copick.testing.portal_server import PortalServer
+
+BUCKET = "cryoet-portal"
+SIZE = 10.012
+RIBOSOME, MEMBRANE = "GO:0022626", "GO:0016020"
+AUTHORS = ("Ada Lovelace", "Grace Hopper")
+TURNED = [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+OBJECTS: list[dict[str, Any]] = [
+    {"name": "ribosome", "is_particle": True, "label": 1, "identifier": RIBOSOME},
+    {"name": "membrane", "is_particle": False, "label": 2, "identifier": MEMBRANE},
+]
+VOLUME = np.random.default_rng(0).normal(size=(12, 14, 20)).astype(np.float32)
+MASK = (VOLUME > 1).astype(np.int8)
+
+
+class Portal:
+    """Rows and files of a portal that grow together."""
+
+    def __init__(self, server: PortalServer) -> None:
+        self.server = server
+        self.files: dict[str, bytes] = {}
+
+    def dataset(self, row_id: int, runs: Iterable[str]) -> dict[str, int]:
+        """A dataset with these runs; their ids by name."""
+        self.server.add("Dataset", row_id, title=f"dataset {row_id}")
+        return {name: self.server.add("Run", dataset_id=row_id, name=name) for name in runs}
+
+    def spacing(self, run: int, size: float = SIZE) -> int:
+        return self.server.add("TomogramVoxelSpacing", run_id=run, voxel_spacing=size)
+
+    def tomogram(
+        self,
+        run: int,
+        spacing: int,
+        data: npt.NDArray[Any] | None = None,
+        *,
+        authors: Iterable[str] = (),
+        **fields: Any,
+    ) -> int:
+        """A tomogram; without data it is listed, but its files are missing."""
+        at = f"{run}/{spacing}/Tomograms/{len(self.server.tables['Tomogram'])}/{run}.zarr"
+        said = {
+            "reconstruction_method": "WBP",
+            "processing": "raw",
+            "ctf_corrected": False,
+            "voxel_spacing": self.server.tables["TomogramVoxelSpacing"][spacing]["voxelSpacing"],
+            "s3_omezarr_dir": f"s3://{BUCKET}/{at}",
+            **fields,
+        }
+        row = self.server.add("Tomogram", run_id=run, tomogram_voxel_spacing_id=spacing, **said)
+        for name in authors:
+            self.server.add("TomogramAuthor", tomogram_id=row, name=name)
+        if data is not None:
+            self.files.update({f"{at}/{key}": content for key, content in multiscale(data).items()})
+        return row
+
+    def annotation(
+        self,
+        run: int,
+        spacing: int | None,
+        shape: str,
+        content: Any = None,
+        *,
+        authors: Iterable[str] = (),
+        file_fields: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> int:
+        """An annotation with one shape in one file; the id of the file. Without content the file is missing."""
+        said = {"object_id": RIBOSOME, "object_name": "cytosolic ribosome", **fields}
+        row = self.server.add("Annotation", run_id=run, **said)
+        for name in authors:
+            self.server.add("AnnotationAuthor", annotation_id=row, name=name)
+        shape_id = self.server.add("AnnotationShape", annotation_id=row, shape_type=shape)
+        is_points = shape in ("Point", "OrientedPoint")
+        at = f"{run}/Annotations/{row}/thing-1.0_{shape.lower()}.{'ndjson' if is_points else 'zarr'}"
+        if content is not None:
+            files = {"": ndjson(content)} if is_points else multiscale(content, levels=1)
+            self.files.update({f"{at}/{key}".rstrip("/"): value for key, value in files.items()})
+        return self.server.add(
+            "AnnotationFile",
+            annotation_shape_id=shape_id,
+            tomogram_voxel_spacing_id=spacing,
+            format="ndjson" if is_points else "zarr",
+            s3_path=f"s3://{BUCKET}/{at}",
+            **(file_fields or {}),
+        )
+
+
+def ndjson(points: Iterable[dict[str, Any]]) -> bytes:
+    """As the portal writes them: no newline at the end."""
+    return "\n".join(json.dumps(point) for point in points).encode()
+
+
+def point(x: float, y: float, z: float, matrix: Any = None) -> dict[str, Any]:
+    """A point in voxels."""
+    said: dict[str, Any] = {
+        "type": "point" if matrix is None else "orientedPoint",
+        "location": {"x": x, "y": y, "z": z},
+    }
+    return said if matrix is None else {**said, "xyz_rotation_matrix": matrix}
+
+
+def multiscale(data: npt.NDArray[Any], levels: int = 3, chunk: int = 8) -> dict[str, bytes]:
+    """The files of a volume as the portal has them: zarr v2, Blosc lz4, chunks in directories."""
+    import zarr
+    from numcodecs import Blosc
+    from zarr.storage import MemoryStore
+
+    store = MemoryStore()
+    group = zarr.open_group(store, mode="w", zarr_format=2)
+    scales = []
+    for level in range(levels):
+        part = data[:: 2**level, :: 2**level, :: 2**level]
+        array = group.create_array(
+            str(level),
+            shape=part.shape,
+            dtype=part.dtype,
+            chunks=(chunk,) * 3,
+            compressors=Blosc("lz4", 5, Blosc.SHUFFLE),
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+            fill_value=0,
+        )
+        array[:] = part
+        scales.append(
+            {
+                "path": str(level),
+                "coordinateTransformations": [{"type": "scale", "scale": [SIZE * 2**level] * 3}],
+            }
+        )
+    axes = [{"name": axis, "type": "space", "unit": "angstrom"} for axis in "zyx"]
+    group.attrs["multiscales"] = [{"version": "0.4", "name": "/", "axes": axes, "datasets": scales}]
+    return {key: value.to_bytes() for key, value in store._store_dict.items()}
+
+
+def small(portal: Portal) -> dict[str, int]:
+    """Two datasets with three runs; the first has everything. The ids of its things."""
+    first = portal.dataset(10440, ["TS_5_4", "TS_6_4"])
+    second = portal.dataset(10441, ["TS_5_4"])
+    run = first["TS_5_4"]
+    spacing = portal.spacing(run)
+    ids = {"run": run, "other run": first["TS_6_4"], "twin run": second["TS_5_4"], "spacing": spacing}
+    ids["wbp"] = portal.tomogram(run, spacing, VOLUME, authors=AUTHORS)
+    ids["denoised"] = portal.tomogram(
+        run,
+        spacing,
+        VOLUME / 2,
+        authors=AUTHORS[:1],
+        processing="denoised",
+        processing_software="cryoCARE",
+        ctf_corrected=True,
+    )
+    ids["sirt"] = portal.tomogram(
+        run, portal.spacing(run, 4.99), VOLUME, reconstruction_method="Fourier_Space"
+    )
+    ids["points"] = portal.annotation(
+        run,
+        spacing,
+        "Point",
+        [point(1, 2, 3), point(4.5, 5, 6)],
+        authors=AUTHORS,
+        ground_truth_status=True,
+        annotation_publication="EMD-3883,PDB-4V9D,10.1101/x",
+    )
+    ids["oriented"] = portal.annotation(
+        run,
+        spacing,
+        "OrientedPoint",
+        [point(1, 1, 1, TURNED), point(2, 2, 2, np.eye(3).tolist())],
+        authors=AUTHORS[1:],
+        ground_truth_status=False,
+    )
+    membrane = {"object_id": MEMBRANE, "object_name": "membrane"}
+    ids["mask"] = portal.annotation(run, spacing, "SegmentationMask", MASK, authors=AUTHORS, **membrane)
+    instances = np.arange(MASK.size).reshape(MASK.shape).astype(np.uint16)
+    ids["instances"] = portal.annotation(run, spacing, "InstanceSegmentationMask", instances, **membrane)
+    portal.annotation(run, spacing, "Point", [], object_id="GO:9999999", object_name="unknown")
+    ids["other points"] = portal.annotation(
+        first["TS_6_4"], portal.spacing(first["TS_6_4"]), "Point", [point(0, 0, 0)]
+    )
+    return ids
+
+
+def config(portal: PortalServer, endpoint: str, **more: Any) -> dict[str, Any]:
+    """A config of these datasets alone."""
+    return {
+        "config_type": "cryoet_data_portal",
+        "dataset_ids": [10440, 10441],
+        "url": portal.url,
+        "fs_args": {"endpoint_url": endpoint},
+        "pickable_objects": OBJECTS,
+        **more,
+    }
+
+
+def items(found: Iterator[Any]) -> list[str]:
+    return [str(item) for item in found]
