@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     import numpy.typing as npt
 
@@ -88,15 +89,15 @@ class Portal:
         is_points = shape in ("Point", "OrientedPoint")
         at = f"{run}/Annotations/{row}/thing-1.0_{shape.lower()}.{'ndjson' if is_points else 'zarr'}"
         if content is not None:
-            files = {"": ndjson(content)} if is_points else multiscale(content, levels=1)
+            files: dict[str, bytes] = {"": ndjson(content)} if is_points else multiscale(content, levels=1)
             self.files.update({f"{at}/{key}".rstrip("/"): value for key, value in files.items()})
+        stated = {"format": "ndjson" if is_points else "zarr", **(file_fields or {})}
         return self.server.add(
             "AnnotationFile",
             annotation_shape_id=shape_id,
             tomogram_voxel_spacing_id=spacing,
-            format="ndjson" if is_points else "zarr",
             s3_path=f"s3://{BUCKET}/{at}",
-            **(file_fields or {}),
+            **stated,
         )
 
 
@@ -206,5 +207,111 @@ def config(portal: PortalServer, endpoint: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def items(found: Iterator[Any]) -> list[str]:
-    return [str(item) for item in found]
+def large(
+    server: PortalServer, runs: int, *, tomograms: int = 4, annotations: int = 7, authors: int = 18
+) -> None:
+    """A dataset 10310 of many runs, without files."""
+    server.add("Dataset", 10310, title="large")
+
+    def add(type_name: str, rows: Iterable[dict[str, Any]]) -> list[int]:
+        server.add_many(type_name, rows)
+        return [*server.tables[type_name]]
+
+    run_ids = add("Run", ({"dataset_id": 10310, "name": f"TS_{at}"} for at in range(runs)))
+    spacings = add("TomogramVoxelSpacing", ({"run_id": run, "voxel_spacing": SIZE} for run in run_ids))
+    processing = ("raw", "denoised", "filtered", "filtered_even")
+    pairs = [*zip(run_ids, spacings, strict=True)]
+    tomogram_ids = add(
+        "Tomogram",
+        (
+            {
+                "run_id": run,
+                "tomogram_voxel_spacing_id": spacing,
+                "voxel_spacing": SIZE,
+                "reconstruction_method": "WBP",
+                "processing": processing[at],
+                "s3_omezarr_dir": f"s3://{BUCKET}/10310/{run}/Reconstructions/VoxelSpacing10.012/Tomograms/{at}/TS.zarr",
+            }
+            for run, spacing in pairs
+            for at in range(tomograms)
+        ),
+    )
+    annotation_ids = add(
+        "Annotation",
+        (
+            {"run_id": run, "object_id": RIBOSOME, "object_name": "cytosolic ribosome"}
+            for run in run_ids
+            for _ in range(annotations)
+        ),
+    )
+    shapes = add(
+        "AnnotationShape", ({"annotation_id": each, "shape_type": "Point"} for each in annotation_ids)
+    )
+    add(
+        "AnnotationFile",
+        (
+            {
+                "annotation_shape_id": shape,
+                "tomogram_voxel_spacing_id": spacings[at // annotations],
+                "format": "ndjson",
+                "s3_path": f"s3://{BUCKET}/10310/Reconstructions/VoxelSpacing10.012/Annotations/{shape}/ribosome-1.0_point.ndjson",
+            }
+            for at, shape in enumerate(shapes)
+        ),
+    )
+    names = [f"author {at}" for at in range(authors)]
+    add("TomogramAuthor", ({"tomogram_id": row, "name": name} for row in tomogram_ids for name in names))
+    add(
+        "AnnotationAuthor", ({"annotation_id": row, "name": name} for row in annotation_ids for name in names)
+    )
+
+
+def any_portal(portal: Portal, seed: int) -> None:
+    """The datasets 10440 and 10441 with runs as they may come, files included."""
+    chance = random.Random(seed)
+    software = [None, "cryoCARE", "IsoNet 0.3", "Tomo3D v2.2", "deep_de-conv", "AreTomo,x", "denoiset"]
+    methods = ["WBP", "SIRT", "SART", "Fourier_Space", "Unknown"]
+    processing = ["raw", "filtered", "denoised", "filtered_even", "filtered_odd"]
+    things = [(RIBOSOME, "Ribosome"), (MEMBRANE, "membrane"), ("GO:1", "unknown"), ("GO:2", "twice")]
+    for dataset in (10440, 10441):
+        for run in portal.dataset(dataset, [f"TS_{at}" for at in range(chance.randint(1, 4))]).values():
+            for size in chance.sample([4.99, 10.012, 13.48, 7.0], chance.randint(0, 3)):
+                spacing = portal.spacing(run, size)
+                for _ in range(chance.randint(0, 3)):
+                    portal.tomogram(
+                        run,
+                        spacing,
+                        VOLUME[:3] * chance.random(),
+                        authors=chance.sample(AUTHORS, chance.randint(0, 2)),
+                        reconstruction_method=chance.choice(methods),
+                        processing=chance.choice(processing),
+                        processing_software=chance.choice(software),
+                        ctf_corrected=chance.choice([True, False, None]),
+                        is_portal_standard=chance.choice([True, False, None]),
+                    )
+                for _ in range(chance.randint(0, 4)):
+                    identifier, name = chance.choice(things)
+                    shape = chance.choice(
+                        ["Point", "OrientedPoint", "SegmentationMask", "InstanceSegmentationMask"]
+                    )
+                    points = [
+                        point(
+                            chance.random() * 50,
+                            chance.randint(0, 99),
+                            chance.random(),
+                            TURNED if shape == "OrientedPoint" else None,
+                        )
+                        for _ in range(chance.randint(1, 3))
+                    ]
+                    portal.annotation(
+                        run,
+                        spacing,
+                        shape,
+                        points if "Point" in shape else MASK[:4] * chance.randint(0, 1),
+                        authors=chance.sample(AUTHORS, chance.randint(0, 2)),
+                        object_id=identifier,
+                        object_name=name,
+                        ground_truth_status=chance.choice([True, False, None]),
+                        annotation_method=chance.choice(["manual", "automated"]),
+                        confidence_precision=chance.choice([None, 0.5, 90.0]),
+                    )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from copick.config import CopickConfigFS
-from copick.errors import FormatError, NotFoundError
+from copick.errors import FormatError, LayerError, NotFoundError
 from copick.kinds import (
     INSTANCE_SEGMENTATION,
     PICKS,
@@ -252,7 +252,7 @@ class PortalLayer(Layer):
         content = bucket.read(path)
         document = {
             **self._meta(file).model_dump(mode="json"),
-            "run_name": run.name if run is not None else None,
+            "run_name": None if run is None else str(run.id),
             "voxel_spacing": file.spacing.size,
             "points": points_of(content, file.spacing.size, f"layer {self.name!r}: {file.path}"),
         }
@@ -326,13 +326,13 @@ class _Bucket(FilesystemLayer):
     """Files that the portal names."""
 
     def read(self, path: str) -> bytes:
-        """Raises NotFoundError or LayerError."""
+        """Raises LayerError."""
         with self._asking(path):
             try:
                 return self.place.read(path)
             except FileNotFoundError:
-                raise NotFoundError(
-                    f"layer {self.name!r}: the portal lists {self._full('', path)}, but it is not there"
+                raise LayerError(
+                    f"layer {self.name!r}: the portal lists {self._full('', path)}, but it is not there; tell the portal"
                 ) from None
 
     def volume(self, path: str) -> Store:

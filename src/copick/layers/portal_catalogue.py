@@ -224,7 +224,7 @@ class Source:
             document = json.loads(gzip.decompress(self.path.read_bytes()))
             columns, asked = document["tables"], float(document["time"])
             return Catalogue(_joined(*(zip(*table, strict=True) for table in columns)), asked)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
             logger.warning(

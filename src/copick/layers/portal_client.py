@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PAGE, SMALLEST_PAGE = 5000, 20
-"""Rows of a table in one answer: at first, and at least."""
+ROWS, FEWEST_ROWS = 25_000, 100
+"""Rows in one answer, of all tables together: at first, and at least."""
 TRIES = 4
 """How often the same question is asked."""
 BUSY = (408, 429, 500, 502, 503, 504)
@@ -57,7 +57,7 @@ class PortalClient:
 
     def __init__(self, url: str | None, timeout_s: float, name: str) -> None:
         self._url, self.timeout_s, self.name = url, timeout_s, name
-        self._page = PAGE
+        self._rows = ROWS
 
     @property
     def url(self) -> str:
@@ -129,19 +129,23 @@ class PortalClient:
             nonlocal halved
             error = state.outcome.exception() if state.outcome else None
             logger.info("the portal %s did not answer (%s); it is asked again", self.url, error)
-            if _is_too_much(error) and self._page > SMALLEST_PAGE:
-                self._page = max(self._page // 2, SMALLEST_PAGE)
+            if _is_too_much(error) and self._rows > FEWEST_ROWS:
+                self._rows = max(self._rows // 2, FEWEST_ROWS)
                 halved += 1
+
+        def ask() -> tuple[dict[str, Any], int]:
+            size = self._rows // len(pages)
+            return self._execute(self._query(pages, size)), size
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_passing),
             stop=lambda state: state.attempt_number - halved >= TRIES,
-            wait=tenacity.wait_exponential_jitter(initial=0.1, max=3, jitter=0.2),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=4),
             before_sleep=smaller,
             reraise=True,
         )
         try:
-            return retrying(lambda: (self._execute(self._query(pages, self._page)), self._page))
+            return retrying(ask)
         except _failures() as error:
             raise self._failure(error) from error
 

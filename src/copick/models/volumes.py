@@ -114,7 +114,7 @@ class StoredArray(Entity):
         self, write: Callable[..., None], *data: Any, zarr_format: int | None, **options: Any
     ) -> None:
         """Call a writer of `copick.ome` with the store to write to and the project's zarr format."""
-        chosen = self._project_config().zarr_format if zarr_format is None else zarr_format
+        chosen = getattr(self._project_config(), "zarr_format", 2) if zarr_format is None else zarr_format
         with self.layer.writing(self._ref) as store:
             try:
                 with about(self._ref):
