@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 import copick
+from copick.config import CopickConfigFS
+from copick.config_portal import CopickConfigPortal
 from copick.errors import (
     ConfigError,
     FormatError,
@@ -21,7 +24,18 @@ from copick.errors import (
     ReadOnlyError,
     UnknownNameError,
 )
-from copick.impl.cryoet_data_portal import CopickRootCDP, CopickRootPortal, CopickRunCDP, from_czcdp_datasets
+from copick.impl.cryoet_data_portal import (
+    CopickPicksPortal,
+    CopickRootCDP,
+    CopickRootPortal,
+    CopickRunCDP,
+    CopickRunPortal,
+    CopickSegmentationPortal,
+    CopickTomogramPortal,
+    CopickVoxelSpacingPortal,
+    from_czcdp_datasets,
+)
+from copick.impl.multilayer import CopickConfigMultilayer, CopickRootMultilayer
 from copick.util.portal import objects_from_datasets
 from support import portal as fixture
 from support.portal import AUTHORS, MASK, OBJECTS, SIZE, TURNED, VOLUME
@@ -48,12 +62,28 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PortalServer]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+@pytest.fixture(scope="module")
+def running() -> Iterator[PortalServer]:
+    """One for all tests: the portal's client parses its schema for each address."""
     with PortalServer() as portal:
         yield portal
+
+
+@pytest.fixture
+def server(running: PortalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PortalServer:
+    monkeypatch.setenv("COPICK_PORTAL_CACHE_DIR", str(tmp_path / "user"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    running.clear()
+    return running
+
+
+@pytest.fixture
+def mortal(server: PortalServer, config: dict[str, Any]) -> PortalServer:
+    """One that a test may close, with the same rows; the config asks it."""
+    portal = PortalServer()
+    portal.tables = server.tables
+    config["url"] = portal.url
+    return portal
 
 
 @pytest.fixture
@@ -335,8 +365,14 @@ def test_nothing_is_written_to_the_portal(root: CopickRoot, run: CopickRun) -> N
 
 
 def test_the_cache_serves_what_was_read(
-    config: dict[str, Any], tmp_path: Path, server: PortalServer, s3: S3Server, own_managers: None
+    config: dict[str, Any],
+    tmp_path: Path,
+    server: PortalServer,
+    s3: S3Server,
+    own_managers: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("COPICK_PORTAL_CACHE_DIR")
     cache = {"config_type": "cache", "root": str(tmp_path / "cache")}
 
     def read() -> tuple[Any, Any]:
@@ -458,7 +494,7 @@ def test_generated_objects_are_the_same_in_every_process(server: PortalServer, i
     said = {
         subprocess.run(
             [sys.executable, "-c", code, server.url],
-            env={**__import__("os").environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,
@@ -578,9 +614,9 @@ def test_unknown_datasets(config: dict[str, Any]) -> None:
         _ = root.runs
 
 
-def test_the_portal_is_down(config: dict[str, Any], server: PortalServer) -> None:
-    url = server.url
-    server.close()
+def test_the_portal_is_down(config: dict[str, Any], mortal: PortalServer) -> None:
+    url = mortal.url
+    mortal.close()
     root = copick.from_string(json.dumps(config))
     with pytest.raises(LayerError, match=f"the portal {url} failed: .*check the address and the network"):
         _ = root.runs
@@ -628,13 +664,17 @@ def test_an_error_that_stays_is_told_at_once(root: CopickRoot, server: PortalSer
 
 
 def test_what_was_kept_is_served_while_the_portal_is_down(
-    config: dict[str, Any], server: PortalServer, caplog: pytest.LogCaptureFixture
+    config: dict[str, Any], mortal: PortalServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     config["max_age"] = 0.05
     listed = everything(copick.from_string(json.dumps(config)))
-    server.close()
-    assert everything(copick.from_string(json.dumps(config))) == listed
+    mortal.close()
+    root = copick.from_string(json.dumps(config))
+    assert everything(root) == listed
     assert caplog.text.count("What it said 0.0 hours ago is used") == 1
+    root.refresh()
+    assert everything(root) == listed
+    assert caplog.text.count("What it said 0.0 hours ago is used") == 2
 
 
 def test_what_is_old_is_asked_for_again(config: dict[str, Any], server: PortalServer) -> None:
@@ -675,6 +715,17 @@ def test_a_damaged_file_is_asked_for_again(
         assert everything(copick.from_string(json.dumps(config))) == listed
         assert len(server.requests) == 1
     assert caplog.text.count("cannot be read") >= 4
+
+
+def test_the_users_own_folder(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import platformdirs
+
+    monkeypatch.delenv("COPICK_PORTAL_CACHE_DIR")
+    monkeypatch.setattr(platformdirs, "user_cache_path", tmp_path.joinpath)
+    assert len(copick.from_string(json.dumps(config)).runs) == 3
+    assert len([*(tmp_path / "copick" / "portal").iterdir()]) == 1
 
 
 def test_a_folder_that_cannot_be_written(
@@ -767,3 +818,60 @@ def test_the_package_is_missing(config: dict[str, Any]) -> None:
     del config["url"]
     done = subprocess.run([sys.executable, "-c", code, json.dumps(config)], capture_output=True, text=True)
     assert 'try: pip install "copick[portal]"' in done.stderr
+
+
+# The specifications
+
+
+def test_portal_of_the_specification(ids: dict[str, int], server: PortalServer, tmp_path: Path) -> None:
+    stack = CopickConfigMultilayer(
+        layers=["filesystem", "portal"],
+        layer_configs={
+            "filesystem": CopickConfigFS(root=str(tmp_path / "data"), layer_name="filesystem", priority=50),
+            "portal": CopickConfigPortal(
+                dataset_ids=[10440], url=server.url, layer_name="portal", priority=10
+            ),
+        },
+        default_write_layer="filesystem",
+        pickable_objects=OBJECTS,
+    )
+    root = CopickRootMultilayer(stack)
+    assert root.layer_names == ["filesystem", "portal"]
+    assert [run.portal_run_name for run in root.query()] == ["TS_5_4", "TS_6_4"]
+    alone = root.layer_specific("portal")
+    assert isinstance(alone, CopickRootPortal)
+    assert alone.dataset_ids == [10440]
+    assert alone.config.layer_name == "portal"
+    (run, _) = CopickRootPortal(stack.layer_configs["portal"]).runs
+    assert isinstance(run, CopickRunPortal)
+    assert isinstance(alone.runs[0].voxel_spacings[0], CopickVoxelSpacingPortal)
+    assert isinstance(alone.runs[0].voxel_spacings[0].tomograms[0], CopickTomogramPortal)
+    assert isinstance(alone.runs[0].picks[0], CopickPicksPortal)
+    assert isinstance(alone.runs[0].segmentations[0], CopickSegmentationPortal)
+
+
+def test_command(
+    server: PortalServer, ids: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    from copick.cli.cli import cli
+
+    monkeypatch.setenv("COPICK_PORTAL_URL", server.url)
+    output = tmp_path / "config.json"
+    asked = [
+        "config",
+        "dataportal",
+        "-ds",
+        "10440",
+        "--overlay",
+        str(tmp_path / "mine"),
+        "--output",
+        str(output),
+    ]
+    done = CliRunner().invoke(cli, asked, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert f"Wrote {output}" in done.output
+    root = copick.from_file(output)
+    assert [run.portal_run_name for run in root.runs] == ["TS_5_4", "TS_6_4"]
+    assert len(server.requests) == 1

@@ -3,6 +3,7 @@
 A config names a type (`config_type`). `multilayer` is a stack of layers; any other type is one layer, alone or
 as an entry of `layer_configs`. Types beyond those here come from the entry-point group `copick.layers`.
 Configs of copick 1.x (an overlay, maybe over static data) are told by their fields and mean what they meant there.
+What a stack may be made of is checked here in one place, hence the length; the data portal's configs are in `config_portal`.
 """
 
 from __future__ import annotations
@@ -408,10 +409,8 @@ class CopickConfigMultilayer(CopickConfig):
         for name in self.layers:
             config = self.layer_configs[name]
             if config.only_one and (first := single.setdefault(config.config_type, name)) != name:
-                raise ValueError(
-                    f"layer_configs.{name}: is a second layer of type {config.config_type!r} beside "
-                    f"layer_configs.{first}; expected at most one"
-                )
+                what = f"a second layer of type {config.config_type!r} beside layer_configs.{first}"
+                raise ValueError(f"layer_configs.{name}: is {what}; expected at most one")
 
     def _check_write_layer(self) -> None:
         name, writable = (

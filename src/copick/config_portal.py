@@ -33,7 +33,9 @@ class CopickConfigPortal(LayerConfig):
     """Seconds until the portal is asked again what there is; 0 = never."""
     timeout_s: float = Field(default=60.0, gt=0)
     """How long one request may take."""
-    cache_dir: str | Literal[False] | None = None
+    cache_dir: str | Literal[False] | None = Field(
+        default_factory=lambda: os.environ.get("COPICK_PORTAL_CACHE_DIR")
+    )
     """Where the answers are kept; None = in the project's cache, without one in the user's; False = nowhere."""
     read_only: bool = True
 
@@ -68,16 +70,16 @@ class CopickConfigCDP(CopickConfigOverlay):
 
     @property
     def stack(self) -> list[LayerConfig]:
-        asked = {"url": self.url} if self.url else {}
-        portal = CopickConfigPortal(
-            layer_name=PORTAL,
-            dataset_ids=self.dataset_ids,
-            fs_args=self.fs_args,
-            max_age=max(self.portal_cache_ttl_seconds, 0),
-            cache_dir=self.portal_cache_dir if self.portal_cache else False,
-            **asked,
-        )
-        return [self.overlay, portal]
+        stated = {
+            "layer_name": PORTAL,
+            "dataset_ids": self.dataset_ids,
+            "url": self.url,
+            "fs_args": self.fs_args,
+            "max_age": max(self.portal_cache_ttl_seconds, 0),
+            "cache_dir": self.portal_cache_dir if self.portal_cache else False,
+        }
+        portal = {key: value for key, value in stated.items() if value is not None}
+        return [self.overlay, CopickConfigPortal.model_validate(portal)]
 
 
 __all__ = ["OVERLAY", "PORTAL", "CopickConfigCDP", "CopickConfigFS", "CopickConfigPortal"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,12 +116,18 @@ def point(x: float, y: float, z: float, matrix: Any = None) -> dict[str, Any]:
     return said if matrix is None else {**said, "xyz_rotation_matrix": matrix}
 
 
-def multiscale(data: npt.NDArray[Any], levels: int = 3, chunk: int = 8) -> dict[str, bytes]:
+def multiscale(data: npt.NDArray[Any], levels: int = 3) -> dict[str, bytes]:
     """The files of a volume as the portal has them: zarr v2, Blosc lz4, chunks in directories."""
+    return _multiscale(data.tobytes(), data.dtype.str, data.shape, levels)
+
+
+@cache
+def _multiscale(content: bytes, dtype: str, shape: tuple[int, ...], levels: int) -> dict[str, bytes]:
     import zarr
     from numcodecs import Blosc
     from zarr.storage import MemoryStore
 
+    data = np.frombuffer(content, dtype).reshape(shape)
     store = MemoryStore()
     group = zarr.open_group(store, mode="w", zarr_format=2)
     scales = []
@@ -130,7 +137,7 @@ def multiscale(data: npt.NDArray[Any], levels: int = 3, chunk: int = 8) -> dict[
             str(level),
             shape=part.shape,
             dtype=part.dtype,
-            chunks=(chunk,) * 3,
+            chunks=(8,) * 3,
             compressors=Blosc("lz4", 5, Blosc.SHUFFLE),
             chunk_key_encoding={"name": "v2", "separator": "/"},
             fill_value=0,

@@ -53,6 +53,39 @@ def filesystem(
     click.echo(f"Wrote {config}.")
 
 
+@config_group.command()
+@click.option(
+    "-ds",
+    "--dataset-id",
+    "dataset_ids",
+    type=int,
+    multiple=True,
+    required=True,
+    help="A dataset of the data portal; repeat it for more.",
+)
+@click.option(
+    "--overlay", type=click.Path(), required=True, help="Where your own data will be: a path or URL."
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False),
+    default="config.json",
+    show_default=True,
+    help="The file to write.",
+)
+@util.add_debug_option
+def dataportal(dataset_ids: tuple[int, ...], overlay: str, output: str, debug: bool) -> None:
+    """Write the config of a project over datasets of the CryoET Data Portal, with what is annotated there as objects.
+
+    \b
+    copick config dataportal -ds 10440 -ds 10441 --overlay /data/mine
+    """
+    from copick import from_czcdp_datasets
+
+    from_czcdp_datasets(dataset_ids, overlay, output_path=output)
+    click.echo(f"Wrote {output}.")
+
+
 def _object(text: str, label: int) -> dict[str, object]:
     """An object from NAME,IS_PARTICLE[,RADIUS][,PDB_ID]. Raises UsageError."""
     parts = [part.strip() for part in text.split(",")]

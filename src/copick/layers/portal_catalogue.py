@@ -68,6 +68,8 @@ TABLES = (RUNS, SPACINGS, TOMOGRAMS, FILES)
 
 VERSION = 1
 """Of the file."""
+PATIENCE_S = 60.0
+"""How long a portal that did not answer is left alone, where what it said earlier will do."""
 
 
 class Spacing(NamedTuple):
@@ -142,7 +144,7 @@ class Source:
         self.client, self.dataset_ids = client, sorted({*dataset_ids})
         self.folder, self.max_age = folder, max_age
         self._known: Catalogue | None = None
-        self._asked_after = 0.0
+        self._asked_after = self._satisfied_until = 0.0
         self._outdated: set[int] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -166,7 +168,7 @@ class Source:
         known = self._known or self._read()
         if known is None or not self._is_fresh(known):
             with one_at_a_time(f"portal {self.client.url} {self.dataset_ids}"):
-                known = self._read()  # somebody else may have asked meanwhile
+                known = self._read() or known  # somebody else may have asked meanwhile
                 if known is None or not self._is_fresh(known):
                     known = self._fetch(known)
         self._known = known
@@ -187,11 +189,13 @@ class Source:
         if run_id is not None:
             self._outdated.add(run_id)
         else:
-            self._known, self._asked_after = None, time.time()
-            self._outdated.clear()
+            self._asked_after, self._satisfied_until = time.time(), 0.0
 
     def _is_fresh(self, known: Catalogue) -> bool:
-        age = time.time() - known.time
+        now = time.time()
+        if now < self._satisfied_until:
+            return True
+        age = now - known.time
         return known.time >= self._asked_after and (not self.max_age or -60 < age < self.max_age)
 
     def _fetch(self, old: Catalogue | None) -> Catalogue:
@@ -206,8 +210,8 @@ class Source:
             if old is None:
                 raise
             logger.warning("%s. What it said %.1f hours ago is used", error, (asked - old.time) / 3600)
-            # Not asked again at every step.
-            return old._replace(time=asked - self.max_age + 60 if self.max_age else asked)
+            self._satisfied_until = asked + PATIENCE_S
+            return old
         if unknown := {*self.dataset_ids} - {row[0] for row in datasets}:
             which = ", ".join(map(str, sorted(unknown)))
             raise ConfigError(

@@ -128,17 +128,21 @@ class PortalServer:
 
     def __init__(self) -> None:
         self.model = model()
+        self.clear()
+        self._shuffled = random.Random(0)
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _handler(self._answer))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="portal-server", daemon=True)
+        self._thread.start()
+
+    def clear(self) -> None:
+        """Forget everything: rows, requests, faults."""
         self.tables: dict[str, dict[int, Row]] = defaultdict(dict)
         self.requests: list[PortalRequest] = []
         self.fail_next: list[int] = []
         self.refuse_next: list[str] = []
         self.max_rows: int | None = None
         self.latency_s = 0.0
-        self._shuffled = random.Random(0)
-        self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _handler(self._answer))
-        self._thread = threading.Thread(target=self._server.serve_forever, name="portal-server", daemon=True)
-        self._thread.start()
 
     @property
     def url(self) -> str:

@@ -35,8 +35,8 @@ def objects_from_datasets(
     from copick.config_portal import CopickConfigPortal
     from copick.layers.portal import PortalLayer
 
-    given = {"url": url} if url else {}
-    fields = {"dataset_ids": [*dataset_ids], "cache_dir": cache_dir, **given}
+    stated = {"dataset_ids": [*dataset_ids], "url": url, "cache_dir": cache_dir}
+    fields = {key: value for key, value in stated.items() if value is not None}
     layer = PortalLayer(validated(CopickConfigPortal, fields, "the portal"), "portal")
     layer.check()
     files: dict[str, list[PortalFile]] = defaultdict(list)
