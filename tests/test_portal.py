@@ -842,8 +842,12 @@ def test_portal_of_the_specification(ids: dict[str, int], server: PortalServer, 
     assert isinstance(alone, CopickRootPortal)
     assert alone.dataset_ids == [10440]
     assert alone.config.layer_name == "portal"
+    assert copick.config.CopickConfigPortal is CopickConfigPortal
     (run, _) = CopickRootPortal(stack.layer_configs["portal"]).runs
     assert isinstance(run, CopickRunPortal)
+    assert len(root.find_objects(object_name="ribosome")["picks"]) == 3
+    assert [found.portal_run_name for found in root.search("1002")["runs"]] == ["TS_6_4"]
+    assert len(server.requests) == 1
     assert isinstance(alone.runs[0].voxel_spacings[0], CopickVoxelSpacingPortal)
     assert isinstance(alone.runs[0].voxel_spacings[0].tomograms[0], CopickTomogramPortal)
     assert isinstance(alone.runs[0].picks[0], CopickPicksPortal)
@@ -875,3 +879,23 @@ def test_command(
     root = copick.from_file(output)
     assert [run.portal_run_name for run in root.runs] == ["TS_5_4", "TS_6_4"]
     assert len(server.requests) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_reads_on(config: dict[str, Any], tmp_path: Path) -> None:
+    """What the parent has opened is of no use to a child: it opens its own."""
+    code = """
+import os, sys, warnings, copick
+warnings.simplefilter("ignore")
+run = copick.from_string(sys.argv[1]).runs[0]
+def read():
+    run.refresh_picks()
+    tomograms = [tomogram for spacing in run.voxel_spacings for tomogram in spacing.tomograms]
+    return len(run.picks), len(run.picks[0].points), [tomogram.numpy().shape for tomogram in tomograms]
+first = read()
+child = os.fork()
+if not child:
+    os._exit(0 if read() == first else 1)
+assert os.waitpid(child, 0)[1] == 0 and read() == first and first[0] == 2
+"""
+    subprocess.run([sys.executable, "-c", code, json.dumps(config)], check=True, timeout=120)

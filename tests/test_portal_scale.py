@@ -53,7 +53,7 @@ def test_a_thousand_runs_take_a_handful_of_requests(
     server: PortalServer, config: dict[str, Any], tmp_path: Path
 ) -> None:
     assert listed(copick.from_string(json.dumps(config))) == WHOLE
-    assert 1 <= len(server.requests) <= 8  # copick 1.31: 141
+    assert len(server.requests) == 3  # at most 8 are allowed; copick 1.31: 141
     server.requests.clear()
     assert listed(copick.from_string(json.dumps(config))) == WHOLE
     assert server.requests == []

@@ -9,13 +9,14 @@ What a stack may be made of is checked here in one place, hence the length; the 
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 from pydantic import (
     AfterValidator,
@@ -271,9 +272,7 @@ def config_class(config_type: object) -> type[LayerConfig]:
         if config_type in BUILT_IN:
             return BUILT_IN[config_type]
         if config_type == PORTAL_TYPE:
-            from copick.config_portal import CopickConfigPortal  # it is built on this module
-
-            return CopickConfigPortal
+            return cast("type[LayerConfig]", __getattr__("CopickConfigPortal"))
         if (plugin := plugin_layer_type(config_type)) is not None:
             return plugin.config
     hint = nearest(str(config_type), known_types())
@@ -594,9 +593,7 @@ def _config_of_1x(data: Mapping[str, Any], where: str, repeated: list[str]) -> C
         )
     cls: type[CopickConfigOverlay] = CopickConfigFSSpec
     if data.get("config_type") == PORTAL_TYPE:
-        from copick.config_portal import CopickConfigCDP  # it is built on this module
-
-        cls = CopickConfigCDP
+        cls = __getattr__("CopickConfigCDP")
     config = validated(cls, data, where, _keys_of)
     if repeated:
         logger.warning("%s: the key %r stands twice in one object; the last counts", where, repeated[0])
@@ -612,3 +609,10 @@ def _keys_of(key: str, data: Mapping[str, Any]) -> list[str]:
     except ValueError:
         return []
     return list(cls.model_fields)
+
+
+def __getattr__(name: str) -> Any:
+    """The configs of the data portal: they are built on this module."""
+    if name in ("CopickConfigCDP", "CopickConfigPortal"):
+        return getattr(importlib.import_module("copick.config_portal"), name)
+    raise AttributeError(f"module 'copick.config' has no attribute {name!r}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from copick.config import OVERLAY, CopickConfigFS, CopickConfigOverlay, LayerConfig
+from copick.config import CopickConfigOverlay, LayerConfig
 
 PORTAL = "portal"
 """The name of the portal's layer in a project of copick 1.x."""
@@ -80,6 +80,3 @@ class CopickConfigCDP(CopickConfigOverlay):
         }
         portal = {key: value for key, value in stated.items() if value is not None}
         return [self.overlay, CopickConfigPortal.model_validate(portal)]
-
-
-__all__ = ["OVERLAY", "PORTAL", "CopickConfigCDP", "CopickConfigFS", "CopickConfigPortal"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ROWS, FEWEST_ROWS = 25_000, 100
+ROWS, FEWEST_ROWS = 10_000, 100
 """Rows in one answer, of all tables together: at first, and at least."""
 TRIES = 4
 """How often the same question is asked."""
