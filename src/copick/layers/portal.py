@@ -10,6 +10,7 @@ import json
 import logging
 import re
 from collections import Counter
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,13 +139,13 @@ class PortalLayer(Layer):
         if run is None or parent is None:
             return set()
         if kind is TOMOGRAM:
-            ids = self._matching("tomograms", "Tomogram", ("run",), query)
+            ids = self._matching("tomograms", "Tomogram", query)
             return {
                 kind.ref(meta, parent)
                 for meta in self._tomograms(run, parent).values()
                 if meta.portal_tomo_id in ids
             }
-        ids = self._matching("annotations", "Annotation", ("run",), query)
+        ids = self._matching("annotations", "Annotation", query)
         return {
             kind.ref(self._meta(file), parent) for file in self._files(run, kind) if file.annotation_id in ids
         }
@@ -192,7 +193,7 @@ class PortalLayer(Layer):
         """The tomograms of a voxel spacing by portal id. Of several of one type, all but the first have their id in the name."""
         found: dict[int, PortalTomogramMeta] = {}
         seen: Counter[str] = Counter()
-        for tomogram in sorted(run.tomograms):
+        for tomogram in sorted(run.tomograms, key=attrgetter("id")):
             if normal(tomogram.spacing.size) != spacing.values[0]:
                 continue
             common = tomo_type(tomogram)
@@ -207,9 +208,7 @@ class PortalLayer(Layer):
 
     # Questions to the portal about what is not in the catalogue
 
-    def _matching(
-        self, field: str, type_name: str, run: tuple[str, ...], query: Mapping[str, Any]
-    ) -> frozenset[int]:
+    def _matching(self, field: str, type_name: str, query: Mapping[str, Any]) -> frozenset[int]:
         """Ids of the rows, of all runs, whose fields are as asked and which have all the authors. Each question is asked once."""
         names = {_snake(name): name for name in self.client.columns(type_name)}
         wanted = {key: value for key, value in query.items() if key != AUTHORS and value is not None}
@@ -219,21 +218,17 @@ class PortalLayer(Layer):
             {names[key]: {"_eq": value}} for key, value in wanted.items() if key in names
         ]
         conditions += [{"authors": {"name": {"_eq": name}}} for name in query.get(AUTHORS) or ()]
-        asked = [json.dumps([field, condition], sort_keys=True, default=str) for condition in conditions]
-        new = {
-            key: condition
-            for key, condition in zip(asked, conditions, strict=True)
-            if key not in self._matches
+        asked = {
+            json.dumps([field, condition], sort_keys=True, default=str): condition for condition in conditions
         }
-        whole = Table(field, type_name, ("id",), run).of(self._source.scope)
+        known = self._matches
+        new = {key: condition for key, condition in asked.items() if key not in known}
+        whole = Table(field, type_name, ("id",), ("run",)).of(self._source.scope)
         # Conditions may be about one column, so each is a question of its own; all go in one request.
         tables = [whole._replace(where={**whole.where, **condition}) for condition in new.values()]
         for key, rows in zip(new, self.client.rows(*tables), strict=True):
-            self._matches[key] = frozenset(row[0] for row in rows)
-        found = [self._matches[key] for key in asked]
-        if not found:
-            return self._every(field)
-        return frozenset.intersection(*found)
+            known[key] = frozenset(row[0] for row in rows)
+        return frozenset.intersection(*(known[key] for key in asked)) if asked else self._every(field)
 
     def _every(self, field: str) -> frozenset[int]:
         runs = self.catalogue.runs.values()
@@ -315,7 +310,7 @@ class PortalLayer(Layer):
 
     def refresh(self, ref: Ref | None = None) -> None:
         """Ask the portal again when something is next needed: about everything, or about the run that `ref` lies in."""
-        self._matches.clear()
+        self._matches = {}
         if ref is None:
             self._source.refresh()
         elif (run := self._run_id(ref)) is not None:
