@@ -783,6 +783,25 @@ def test_files_that_are_missing(
     assert len(run.picks[0].points) == 2
 
 
+def test_files_that_are_refused(
+    root: CopickRoot, run: CopickRun, portal: fixture.Portal, ids: dict[str, int], s3: S3Server
+) -> None:
+    s3.put("private-bucket", {"points.ndjson": b""})
+    private = {"s3_path": "s3://private-bucket/points.ndjson"}
+    points = portal.annotation(ids["run"], ids["spacing"], "Point", file_fields=private)
+    root.refresh()
+    (picks,) = run.get_picks(session_id=str(points))
+    with pytest.raises(LayerError, match=r"s3://private-bucket/.* failed: .*check that you may read it"):
+        _ = picks.points
+
+
+def test_a_store_that_fails(run: CopickRun, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "fault", lambda request: 403)
+    for read in (lambda: run.picks[0].points, lambda: run.segmentations[0].numpy()):
+        with pytest.raises(LayerError, match=r"s3://cryoet-portal/.* failed: .*a fault was injected"):
+            read()
+
+
 @pytest.mark.parametrize(
     "line",
     [

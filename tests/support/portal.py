@@ -92,14 +92,14 @@ class Portal:
         if content is not None:
             files: dict[str, bytes] = {"": ndjson(content)} if is_points else multiscale(content, levels=1)
             self.files.update({f"{at}/{key}".rstrip("/"): value for key, value in files.items()})
-        stated = {"format": "ndjson" if is_points else "zarr", **(file_fields or {})}
-        return self.server.add(
-            "AnnotationFile",
-            annotation_shape_id=shape_id,
-            tomogram_voxel_spacing_id=spacing,
-            s3_path=f"s3://{BUCKET}/{at}",
-            **stated,
-        )
+        stated = {
+            "annotation_shape_id": shape_id,
+            "tomogram_voxel_spacing_id": spacing,
+            "format": "ndjson" if is_points else "zarr",
+            "s3_path": f"s3://{BUCKET}/{at}",
+            **(file_fields or {}),
+        }
+        return self.server.add("AnnotationFile", **stated)
 
 
 def ndjson(points: Iterable[dict[str, Any]]) -> bytes:
