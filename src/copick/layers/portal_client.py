@@ -145,9 +145,10 @@ class PortalClient:
             reraise=True,
         )
         try:
-            return retrying(ask)
+            answer: tuple[dict[str, Any], int] = retrying(ask)
         except _failures() as error:
             raise self._failure(error) from error
+        return answer
 
     def _execute(self, query: Any) -> dict[str, Any]:
         session = _client(self.url, self.name).get_client()
