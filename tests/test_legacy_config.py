@@ -449,21 +449,16 @@ def test_the_cache_of_a_config_may_be_overridden(tmp_path: Path) -> None:
     assert choose_cache(config, False) is None
 
 
-def test_an_index_may_be_stated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    index = {"db_path": "index.db", "auto_index": True}
-    root = opened(of_1x(tmp_path, index=index))
-    assert root.config.model_dump()["index"] == index
-    (record,) = caplog.records
-    assert "an index" in record.getMessage()
-    with pytest.raises(ConfigError, match="db_config: an index is not available"):
-        parse_config(
-            {
-                "config_type": "multilayer",
-                "layers": ["x"],
-                "layer_configs": {"x": {"config_type": "memory"}},
-                "db_config": index,
-            }
-        )
+def test_an_index_may_be_stated(tmp_path: Path, static: Path) -> None:
+    """An `index` block gives a project of copick 1.x an index."""
+    index = {"db_path": str(tmp_path / "index.db"), "auto_index": False}
+    root = opened(of_1x(tmp_path, static, index=index))
+    root.index_all_layers()
+    assert (tmp_path / "index.db").is_file()
+    assert root.layer_status()["static"]["indexed"]
+    assert json.loads(root.config.model_dump_json())["index"]["db_path"] == index["db_path"]
+    with pytest.raises(ConfigError, match=r"index.auto_indx: unknown key.*auto_index"):
+        parse_config(of_1x(tmp_path, index={**index, "auto_indx": True}))
 
 
 @pytest.mark.parametrize(("zarr_format", "file"), [(2, ".zgroup"), (3, "zarr.json")])

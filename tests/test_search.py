@@ -239,6 +239,7 @@ def test_a_beginning_of_each_word_finds_it(tmp_path: Path, texts: list[str], at:
     root = alone(tmp_path)
     run = root.new_run("run", exist_ok=True)
     run.description = " ".join(texts)
+    run.store()
     words = re.findall(r"[^\W_]+", run.description.casefold())
     asked = " ".join(word[:cut].upper() for word in [*words[at:], *words[:at]])
     assert root.search(asked, "runs")["runs"] == [run]

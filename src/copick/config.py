@@ -229,6 +229,31 @@ class CopickConfigCache(CopickConfigFS):
         return self
 
 
+class CopickConfigSQLiteDB(LayerConfig):
+    """A database that remembers what the layers hold."""
+
+    rank: ClassVar[int] = -1
+
+    config_type: Literal["sqlite_db"] = "sqlite_db"
+    db_path: Annotated[str, BeforeValidator(_path), Field(min_length=1)]
+    """A file on a local disk. A relative path is relative to the current directory."""
+    auto_index: bool = True
+    """Look for changes in the background."""
+    index_interval: float = Field(default=3600.0, ge=0)
+    """Seconds from one such look to the next; 0 = only if it was never done."""
+
+    @model_validator(mode="after")
+    def _is_local(self) -> CopickConfigSQLiteDB:
+        if protocol_of(self.db_path) != "file":
+            raise ValueError(f"db_path: an index needs a local file, not {shown_url(self.db_path)!r}")
+        self.db_path = local_path(self.db_path) if "://" in self.db_path else self.db_path
+        return self
+
+    @property
+    def remote(self) -> bool:
+        return False
+
+
 class LayerType(NamedTuple):
     """What an entry point of the group `copick.layers` gives: how a type of layer is configured and built."""
 
@@ -241,6 +266,7 @@ BUILT_IN: Mapping[str, type[LayerConfig]] = {
     "filesystem": CopickConfigFS,
     "memory": CopickConfigMemory,
     "cache": CopickConfigCache,
+    "sqlite_db": CopickConfigSQLiteDB,
 }
 
 
@@ -293,6 +319,10 @@ def _cache_config(value: Any) -> Any:
     return CopickConfigCache.model_validate(value) if isinstance(value, Mapping) else value
 
 
+def _db_config(value: Any) -> Any:
+    return CopickConfigSQLiteDB.model_validate(value) if isinstance(value, Mapping) else value
+
+
 AnyLayerConfig = Annotated[SerializeAsAny[LayerConfig], BeforeValidator(_layer_config)]
 
 
@@ -307,16 +337,10 @@ class CopickConfigMultilayer(CopickConfig):
     default_write_layer: str | None = None
     """None = the first layer that can be written."""
     cache_config: Annotated[CopickConfigCache | None, BeforeValidator(_cache_config)] = None
+    db_config: Annotated[CopickConfigSQLiteDB | None, BeforeValidator(_db_config)] = None
     write_strategy: WriteStrategy = "default"
     zarr_format: ZarrFormat = 2
     """What new arrays are written as."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_no_index(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and data.get("db_config") is not None:
-            raise ValueError("db_config: an index is not available in this version; remove db_config")
-        return data
 
     @model_validator(mode="after")
     def _is_consistent(self) -> CopickConfigMultilayer:
@@ -324,6 +348,7 @@ class CopickConfigMultilayer(CopickConfig):
         self._check_names()
         self._check_caches()
         self._check_single()
+        self._check_indexes()
         self._check_write_layer()
         self._collect_objects()
         self._check_objects()
@@ -336,10 +361,19 @@ class CopickConfigMultilayer(CopickConfig):
         return self.cache_config or next(stated, None)
 
     @property
+    def index(self) -> CopickConfigSQLiteDB | None:
+        """The index, wherever the config states it."""
+        configs = self.layer_configs.values()
+        stated = (config for config in configs if isinstance(config, CopickConfigSQLiteDB))
+        return self.db_config or next(stated, None)
+
+    @property
     def stack(self) -> list[LayerConfig]:
         """The configs of the layers that hold data, first in the stack first."""
         places = [self.layer_configs[name] for name in self.layers]
-        places = [place for place in places if not isinstance(place, CopickConfigCache)]
+        places = [
+            place for place in places if not isinstance(place, CopickConfigCache | CopickConfigSQLiteDB)
+        ]
         return sorted(places, key=lambda place: (place.rank, place.read_only, -place.priority))
 
     def _name_layers(self) -> None:
@@ -353,21 +387,24 @@ class CopickConfigMultilayer(CopickConfig):
                 )
         if self.cache_config is not None and self.cache_config.layer_name is None:
             self.cache_config.layer_name = "cache"
+        if self.db_config is not None and self.db_config.layer_name is None:
+            self.db_config.layer_name = "db"
 
     def _check_names(self) -> None:
         known = list(self.layer_configs)
-        cache_name = self.cache_config.layer_name if self.cache_config else None
-        if cache_name in self.layer_configs:
-            raise ValueError(
-                f"cache_config.layer_name: {cache_name!r} is also a key of layer_configs; "
-                "expected another name"
-            )
+        beside = {"cache_config": self.cache_config, "db_config": self.db_config}
+        names = {config.layer_name: field for field, config in beside.items() if config is not None}
+        for name, field in names.items():
+            if name in self.layer_configs:
+                raise ValueError(
+                    f"{field}.layer_name: {name!r} is also a key of layer_configs; expected another name"
+                )
         if not self.layers:
             raise ValueError("layers: found an empty list; expected the names of the layers of the stack")
         for at, name in enumerate(self.layers):
             if name in self.layers[:at]:
                 raise ValueError(f"layers.{at}: {name!r} is named twice")
-            if name not in self.layer_configs and name != cache_name:
+            if name not in self.layer_configs and name not in names:
                 raise ValueError(
                     f"layers.{at}: found {name!r}, "
                     + _unknown_layer(name, known, "has no entry in layer_configs")
@@ -378,10 +415,22 @@ class CopickConfigMultilayer(CopickConfig):
                     f"layer_configs.{name}: is not named in layers {self.layers}; "
                     "add it there or remove it here"
                 )
-        if cache_name in self.layers:
-            self.layers = [name for name in self.layers if name != cache_name]
+        self.layers = [name for name in self.layers if name not in names]
         if not self.stack:
-            raise ValueError("layers: found only a cache; expected at least one layer that holds data")
+            raise ValueError(
+                "layers: found only a cache or an index; expected at least one layer that holds data"
+            )
+
+    def _check_indexes(self) -> None:
+        stated = [
+            f"layer_configs.{name}"
+            for name in self.layers
+            if isinstance(self.layer_configs[name], CopickConfigSQLiteDB)
+        ]
+        if self.db_config is not None:
+            stated.append("db_config")
+        if len(stated) > 1:
+            raise ValueError(f"{stated[-1]}: is a second index beside {stated[0]}; expected at most one")
 
     def _check_caches(self) -> None:
         stated = [
@@ -431,6 +480,8 @@ class CopickConfigMultilayer(CopickConfig):
             )
         if isinstance(config, CopickConfigCache):
             raise ValueError(f"default_write_layer: {name!r} is the cache; {expected}")
+        if isinstance(config, CopickConfigSQLiteDB):
+            raise ValueError(f"default_write_layer: {name!r} is the index; {expected}")
         if config.read_only:
             raise ValueError(f"default_write_layer: {name!r} is read-only; {expected}")
 
@@ -462,8 +513,7 @@ class CopickConfigOverlay(CopickConfig):
     overlay_root: Location
     overlay_fs_args: dict[str, Any] | None = Field(default_factory=dict)
     cache: Annotated[CopickConfigCache | None, BeforeValidator(_cache_config)] = None
-    index: dict[str, Any] | None = None
-    """How to index the project. Kept; not used by this version."""
+    index: Annotated[CopickConfigSQLiteDB | None, BeforeValidator(_db_config)] = None
     zarr_format: ZarrFormat = 2
     """What new arrays are written as."""
 
@@ -602,10 +652,20 @@ def _config_of_1x(data: Mapping[str, Any], where: str, repeated: list[str]) -> C
     return config
 
 
+_STATED: Mapping[str, type[LayerConfig]] = {
+    "cache_config": CopickConfigCache,
+    "cache": CopickConfigCache,
+    "db_config": CopickConfigSQLiteDB,
+    "index": CopickConfigSQLiteDB,
+}
+"""What stands under a key that does not say its type."""
+
+
 def _keys_of(key: str, data: Mapping[str, Any]) -> list[str]:
     """The keys that the config of a layer or a cache may have."""
     try:
-        cls = CopickConfigCache if key in {"cache_config", "cache"} else config_class(data.get("config_type"))
+        stated = _STATED.get(key)
+        cls = config_class(data.get("config_type")) if stated is None else stated
     except ValueError:
         return []
     return list(cls.model_fields)

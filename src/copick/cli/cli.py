@@ -13,6 +13,7 @@ from copick.cli.config import config_group
 from copick.cli.demo import demo
 from copick.cli.ext import load_plugin_commands, plugin_entries
 from copick.cli.grouped_cli import GroupedCommandGroup
+from copick.cli.index import find, index, search
 from copick.cli.info import info
 from copick.cli.manage import cp, mv, rm
 from copick.cli.new import new
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 COMMAND_CATEGORIES = {
-    "Data Management": ["add", "cp", "export", "mv", "new", "rm", "sync"],
+    "Data Management": ["add", "cp", "export", "find", "index", "mv", "new", "rm", "search", "sync"],
     "Data Processing": ["convert", "inference", "logical", "process", "training", "evaluation"],
     "Utilities": ["browse", "cache", "config", "demo", "deposit", "download", "info", "setup", "stats"],
 }
@@ -67,7 +68,7 @@ _PLUGIN_GROUPS = (inference, training, evaluation, process, convert, logical, se
 
 def add_core_commands(cmd: G) -> G:
     """Add copick's own commands to a group."""
-    for command in (add, config_group, cp, demo, info, mv, new, rm, stats, sync):
+    for command in (add, config_group, cp, demo, find, index, info, mv, new, rm, search, stats, sync):
         cmd.add_command(command)
     return cmd
 

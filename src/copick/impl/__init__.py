@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from copick.layers.build import CacheChoice
     from copick.models import CopickRoot
 
-_MODULES = ("cache", "cryoet_data_portal", "filesystem", "multilayer")
+_MODULES = ("cache", "cryoet_data_portal", "filesystem", "multilayer", "sqlite_db")
 
 
 def open_config(config: CopickConfig, cache: CacheChoice = None) -> CopickRoot:

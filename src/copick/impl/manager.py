@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from copick.config import CopickConfigMultilayer, LayerConfig
     from copick.impl.cache import CopickRootCache
+    from copick.impl.sqlite_db import CopickRootSQLiteDB
     from copick.layers.stack import LayerStack
     from copick.models import Entity
 
@@ -51,7 +52,7 @@ class LayerManager:
         self.default_write_layer = config.default_write_layer
         self.layers: OrderedDict[str, CopickRoot] = OrderedDict()
         self.cache_layer: CopickRootCache | None = None
-        self.db_layer: CopickRoot | None = None
+        self.db_layer: CopickRootSQLiteDB | None = None
         self.connect_layers()
 
     def __repr__(self) -> str:
@@ -72,6 +73,18 @@ class LayerManager:
             )
             self.layers[name] = root_class(own)(own, self.stack.narrowed(name))
         self._connect_cache()
+        self._connect_index()
+
+    def _connect_index(self) -> None:
+        """The index's root shows all layers."""
+        if self.config.index is None:
+            return
+        from copick.impl.sqlite_db import CopickRootSQLiteDB
+
+        name = self.config.index.layer_name or "db"
+        self.db_layer = self.layers[name] = CopickRootSQLiteDB(self.config.index)
+        self.db_layer.set_layer_manager(self)
+        self.layers.move_to_end(name, last=False)
 
     def _connect_cache(self) -> None:
         """The cache's root shows the layers that it caches, as one project."""

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from copick.config import (
@@ -87,8 +88,6 @@ def build_stack(config: CopickConfig, cache: CopickConfigCache | None = None) ->
         places, default = [config], None if config.read_only else config.layer_name or config.config_type
     else:
         raise ConfigError(f"a config of type {config.config_type!r} describes no layers")
-    if isinstance(config, CopickConfigOverlay) and config.index is not None:
-        logger.warning("the config asks for an index, which is not available in this version: it is not used")
     chosen = _chosen(places, cache)
     # The portal shows what the project looks for, so layers get its objects: the same list, which may grow.
     objects = {"pickable_objects": config.pickable_objects}
@@ -99,7 +98,13 @@ def build_stack(config: CopickConfig, cache: CopickConfigCache | None = None) ->
     pending = _pending(layers, cache, config) if strategy == "cache" else None
     if cache is not None and chosen:
         layers = _cached(layers, chosen, cache)
-    return LayerStack(
+    index = config.index if isinstance(config, CopickConfigMultilayer | CopickConfigOverlay) else None
+    stack: Any = LayerStack
+    if index is not None:
+        from copick.index.stack import IndexedStack
+
+        stack = partial(IndexedStack, index=index)
+    built: LayerStack = stack(
         layers,
         default,
         strategy="default" if strategy == "cache" and pending is None else strategy,
@@ -107,6 +112,7 @@ def build_stack(config: CopickConfig, cache: CopickConfigCache | None = None) ->
         propagate=cache is None or cache.propagate,
         bases=None if pending is None else Bases(pending.place),
     )
+    return built
 
 
 def _pending(

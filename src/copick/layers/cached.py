@@ -85,6 +85,10 @@ class CachedLayer(Layer):
     def reconnect(self) -> None:
         self.parent.reconnect()
 
+    @property
+    def source(self) -> Layer:
+        return self.parent.source
+
     # Listings and documents
 
     def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:

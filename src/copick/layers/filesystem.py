@@ -38,6 +38,12 @@ _GROUP_TAGGED = (".zattrs", V3, ".zgroup")
 """The metadata documents that are looked for to tell versions apart."""
 META = ".meta"
 """The document of a run or voxel spacing."""
+_PARTS = {
+    "folder": (META,),
+    "document": (),
+    "array": (".zgroup", ".zattrs", "zarr.json", "0/.zarray", "0/zarr.json"),
+}
+"""What tells of a change in an entry, by payload: these files in it; of a document, itself."""
 PARTIAL = ".copick-partial-"
 """Before the name of an array in a file name: that array is not whole yet. For places that cannot rename."""
 
@@ -116,6 +122,22 @@ class FilesystemLayer(Layer):
         if not self.is_local:
             self._seen.update(found)
         return [found[ref] for ref in sorted(found, key=lambda ref: ref.values)]
+
+    def stamps(self, parent: Ref | None, kind: Kind) -> dict[str, str | None] | None:
+        folder, prefix = self._folder(kind, parent), prefix_of(kind, parent)
+        with self._asking(folder):
+            try:
+                found = self.place.stamps(folder, _PARTS[kind.payload])
+            except (FileNotFoundError, NotADirectoryError):
+                self._check_root()
+                return {}
+        if found is None:
+            return None
+        return {
+            name: stamp
+            for name, stamp in found.items()
+            if name.startswith(prefix) and (name.startswith(PARTIAL) or not kind.hides(name))
+        }
 
     def _parsed(self, kind: Kind, name: str, prefix: str, is_folder: bool, folder: str) -> Meta | None:
         """What an entry stands for; None, and a line in the log, if it is none of this kind."""

@@ -47,6 +47,18 @@ class Layer(ABC):
             LayerError: The place could not be asked. An unreachable place is never reported as an empty one.
         """
 
+    def stamps(self, parent: Ref | None, kind: Kind) -> dict[str, str | None] | None:
+        """What tells this content of each child from an earlier one, by file name, without reading it.
+
+        None, for all or for one: only reading tells. Raises LayerError as `list` does.
+        """
+        return None
+
+    @property
+    def source(self) -> Layer:
+        """The layer that knows of changes by others: of a cache, what it is a cache of."""
+        return self
+
     @abstractmethod
     def exists(self, ref: Ref) -> bool:
         """Whether the layer holds `ref`. Raises LayerError as `list` does."""

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import stat
 import sys
+import time
 import weakref
 from functools import cached_property, partial
 from http import HTTPStatus
@@ -29,7 +30,7 @@ from copick.util.folders import standing
 from copick.util.urls import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from zarr.abc.store import Store
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 ROOT_DOCUMENTS = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
 """What makes a folder an array group: written last and removed first, so that a part of one does not look whole."""
 
+
+RACY_NS = 2 * 10**9
+"""A file that was changed so lately may change again without another time of change: some filesystems count in 2 s."""
 
 TRIES = 10
 """How often a directory is made that others remove meanwhile."""
@@ -56,6 +60,13 @@ class Place(Protocol):
     def entries(self, path: str) -> list[Entry]: ...
     def known(self, path: str) -> list[Entry] | None:
         """What `entries` would say if that is known already; else None. Raises FileNotFoundError."""
+
+    def stamps(self, path: str, parts: Sequence[str]) -> dict[str, str | None] | None:
+        """What changes with the content of each entry of a folder: of a file, or of these `parts` of a folder.
+
+        None = it cannot be told without reading.
+        """
+        ...
 
     def has_file(self, path: str) -> bool: ...
     def has_folder(self, path: str) -> bool: ...
@@ -119,6 +130,23 @@ class LocalPlace:
 
     def known(self, path: str) -> list[Entry] | None:
         return None
+
+    def stamps(self, path: str, parts: Sequence[str]) -> dict[str, str | None] | None:
+        recent = time.time_ns() - RACY_NS
+        found: dict[str, str | None] = {}
+        with os.scandir(self._at(path)) as entries:
+            for entry in entries:
+                stats = []
+                for name in [""] if not parts else [os.path.join(entry.path, part) for part in parts]:
+                    with contextlib.suppress(OSError):
+                        stats.append(os.stat(name) if name else entry.stat())
+                if parts and len(parts) > 1:  # an array that is put in place whole is another folder
+                    with contextlib.suppress(OSError):
+                        stats.append(entry.stat())
+                racy = any(each.st_mtime_ns > recent for each in stats)
+                told = " ".join(f"{each.st_mtime_ns} {each.st_size} {each.st_ino}" for each in stats)
+                found[entry.name] = None if racy else told
+        return found
 
     def has_file(self, path: str) -> bool:
         return os.path.isfile(self._at(path))
@@ -279,6 +307,22 @@ class RemotePlace:
 
     def known(self, path: str) -> list[Entry] | None:
         return self._ahead.known(path) if self._ahead else None
+
+    def stamps(self, path: str, parts: Sequence[str]) -> dict[str, str | None] | None:
+        if self.is_http:  # pages of links tell no times
+            return None
+        if not parts:
+            return {
+                _base(item): _stamp(item) for item in self.fs.ls(self._at(path), detail=True, refresh=True)
+            }
+        found: dict[str, str | None] = {}
+        for entry in self.entries(path):
+            found[entry.name] = None
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                inside = self.fs.ls(self._at(f"{path}/{entry.name}"), detail=True, refresh=True)
+                told = {_base(item): _stamp(item) for item in inside}
+                found[entry.name] = _joined(told.get(name, "") for name in parts if "/" not in name)
+        return found
 
     def ask(self, path: str) -> list[Entry]:
         """What a folder holds, by a request of its own."""
@@ -490,6 +534,22 @@ class RemotePlace:
             isinstance(error, ConnectionError | TimeoutError | EOFError) or names & _LOST
         ):
             self._open = None
+
+
+def _base(item: dict[str, Any]) -> str:
+    return str(item["name"]).rstrip("/").rpartition("/")[2]
+
+
+def _stamp(item: dict[str, Any]) -> str | None:
+    """What a listing tells of the content of a file. None = not enough."""
+    told = [item.get(key) for key in ("ETag", "etag", "LastModified", "last_modified", "mtime")]
+    known = [str(value) for value in told if value]
+    return " ".join([*known, str(item.get("size"))]) if known else None
+
+
+def _joined(stamps: Iterable[str | None]) -> str | None:
+    told = list(stamps)
+    return None if None in told else " | ".join(map(str, told))
 
 
 def _swap(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from copick.errors import ConflictError, CopickError, LayerError, NotFoundError, ReadOnlyError
@@ -39,6 +39,13 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Strategy = Literal["default", "source", "cache"]
+
+
+class Observer(Protocol):
+    """Somebody who must know what a stack changed."""
+
+    def changed(self, layer: Layer, ref: Ref) -> None:
+        """`ref`, and what is above or below it, may be in `layer` otherwise than before. Must not raise."""
 
 
 class Opened(dict[str, Any]):
@@ -81,6 +88,7 @@ class LayerStack(Layer):
         self._narrowed: dict[tuple[str, ...], LayerStack] = {}
         # Stacks over the same layers: what one writes, all must forget.
         self._family: list[LayerStack] = [self]
+        self.observers: list[Observer] = []
 
     def __repr__(self) -> str:
         return f"<LayerStack {' › '.join(layer.name for layer in self.layers)}>"
@@ -144,7 +152,7 @@ class LayerStack(Layer):
                 propagate=self.propagates,
                 bases=self._bases,
             )
-            child._family = self._family
+            child._family, child.observers = self._family, self.observers
             self._family.append(child)
         return self._narrowed[wanted]
 
@@ -216,7 +224,7 @@ class LayerStack(Layer):
         if not write:
             return self._from_highest(ref, lambda layer: layer.store(ref))
         target = self._target(ref)
-        self._forget(ref)
+        self._forget(ref, target)
         return target.store(ref, write=True)
 
     def _from_highest(self, ref: Ref, ask: Callable[[Layer], T]) -> T:
@@ -279,7 +287,7 @@ class LayerStack(Layer):
                     self._bases.begin(ref, target, below)
                 yield target
             finally:
-                self._forget(ref)
+                self._forget(ref, target)
             if target is self.pending and self.propagates:
                 try:
                     self._pass_on(ref)
@@ -383,7 +391,7 @@ class LayerStack(Layer):
                 if self._says_something(folder):
                     break
                 self.pending.prune(folder)
-        self._forget(ref)
+        self._forget(ref, self.pending, target)
 
     def _says_something(self, folder: Ref) -> bool:
         """Whether the document of a pending folder is a change of its own."""
@@ -411,7 +419,7 @@ class LayerStack(Layer):
             except (CopickError, OSError) as error:
                 failed.append(f"{name} ({error})")
             finally:
-                self._forget(ref)
+                self._forget(ref, target)
         if failed:
             raise LayerError(
                 f"{ref} was not copied to {', '.join(failed)}; copied to {', '.join(done) or 'no layer'}"
@@ -438,7 +446,7 @@ class LayerStack(Layer):
         finally:
             for stack in self._relatives():
                 stack._holding.clear()
-            self._close(ref)
+            self._forget(ref, *(layer for layer in self.layers if not layer.read_only))
         done = f"was removed from {', '.join(removed)}" if removed else "was not removed"
         if failed:
             raise LayerError(f"{ref} {done}; this failed: {'; '.join(failed)}")
@@ -469,12 +477,15 @@ class LayerStack(Layer):
                 if isinstance(layer, LayerStack):
                     yield from layer._relatives()
 
-    def _forget(self, ref: Ref) -> None:
-        """What we knew about `ref` and its ancestors is no longer true: a write may have made them appear."""
+    def _forget(self, ref: Ref, *changed: Layer) -> None:
+        """What we knew about `ref` and its ancestors is no longer true: a write may have made them appear in these layers."""
         self._close(ref)
         for stack in self._relatives():
             for each in ref.walk():
                 stack._known(each).pop(each, None)
+        for layer in changed:
+            for observer in self.observers:
+                observer.changed(layer, ref)
 
     def opened(self, ref: Ref) -> dict[str, Any]:
         return self._opened.setdefault(ref, Opened())

@@ -128,6 +128,19 @@ class Node(InFiles):
         found: E = self._alone[ref]
         return found
 
+    def _at(self, cls: type[E], ref: Ref) -> E:
+        """The child with this address, which somebody knows to exist."""
+        if ref not in self._alone:
+            listed: list[E] | None = self._children.get(ref.kind.name)
+            if listed is not None:
+                for child in listed:
+                    if child.ref == ref:
+                        return child
+                self._forget_kind(ref.kind)  # it came after these were listed
+            self._alone[ref] = self._same(cls(self, ref.kind.meta_of(ref.values)))
+        known: E = self._alone[ref]
+        return known
+
     def _new(self, cls: type[E], meta: Meta, exist_ok: bool, layers: Layers) -> E:
         """Create a child where writes go, or in `layers`. Raises AlreadyExistsError or ReadOnlyError."""
         here = self.on(layers)

@@ -21,8 +21,12 @@ from copick.util.segmentation import RESERVED_NAME_SUFFIXES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    import numpy.typing as npt
+
     from copick.layers.build import CacheChoice
     from copick.layers.layer import Layer
+    from copick.models.entity import Entity
+    from copick.models.search import PointsFound
 
 logger = logging.getLogger(__name__)
 
@@ -252,45 +256,152 @@ class CopickRoot(Node):
     # Finding things
 
     def find_objects(
-        self, object_types: str | Iterable[str] | None = None, *, layers: Layers = None, **criteria: Any
+        self,
+        object_types: str | Iterable[str] | None = None,
+        *,
+        layers: Layers = None,
+        limit: int | None = None,
+        **criteria: Any,
     ) -> dict[str, list[Any]]:
         """Everything whose fields are as given: one value, or several = one of these.
 
         root.find_objects(user_id="alice", object_name="ribosome")["picks"]
+        root.find_objects("picks", point_count_min=100, layer="archive", metadata={"deposition_id": 10301})
+        root.find_objects("runs", having={"picks": {"object_name": "ribosome"}, "segmentations": {"name": "membrane"}})
 
         Args:
             object_types: Of "runs", "voxel_spacings", "tomograms", "features", "picks", "meshes", "filaments",
                 "segmentations", "objects"; None = all that have every field asked for.
-            criteria: Fields of these (`copick.models.search.FIELDS`); numbers are compared to three decimals.
+            layers: Look at these layers alone, as if there were no others; the index is not used.
+            limit: At most so many of each type.
+            criteria: Fields of these (`copick.models.search.FIELDS`); numbers are compared to three decimals, and may be
+                given as ranges: `voxel_size_min=7, voxel_size_max=11`. Besides
+
+                - `layer`: one of these layers holds it;
+                - `author`: its metadata name this author;
+                - `metadata`: a dict; what listings and documents say, nested keys joined by dots;
+                - `having`: a dict of types and criteria; its run has one of each.
 
         Raises:
             ValueError: Nothing has such a field, or there is no such type.
         """
         from copick.models import search
 
-        return search.find(self.on(layers), criteria, object_types)
+        return search.find(self.on(layers), criteria, object_types, limit)
 
     def search(
-        self, query: str, object_types: str | Iterable[str] | None = None, *, layers: Layers = None
+        self,
+        query: str,
+        object_types: str | Iterable[str] | None = None,
+        *,
+        layers: Layers = None,
+        limit: int | None = None,
     ) -> dict[str, list[Any]]:
         """Everything that has all words of `query` in its text fields; case does not count, beginnings are enough.
+
+        What has more of the words as whole words comes first, then what has fewer words in all.
 
         Raises:
             ValueError: The query holds no word, or there is no such type (see `find_objects`).
         """
         from copick.models import search
 
-        return search.search(self.on(layers), query, object_types)
+        return search.search(self.on(layers), query, object_types, limit)
 
-    def index_all_layers(self) -> dict[str, dict[str, int]]:
-        """List everything in every layer anew; how many things of each type each layer holds.
+    def find_related(
+        self,
+        things: Entity | Iterable[Entity],
+        object_types: str | Iterable[str] | None = None,
+        *,
+        layers: Layers = None,
+        **criteria: Any,
+    ) -> dict[str, list[Any]]:
+        """What belongs to the same runs as these things: the tomograms that picks are of, the picks in a tomogram, ...
 
-        What was listed is remembered by the runs of this root.
+        Args:
+            object_types, layers, criteria: As in `find_objects`.
         """
         from copick.models import search
 
-        search.count(self)
-        return {name: search.count(self.on(name)) for name in self.layer_names}
+        return search.related(self.on(layers), things, object_types, criteria)
+
+    def find_points(
+        self,
+        low: npt.ArrayLike | None = None,
+        high: npt.ArrayLike | None = None,
+        *,
+        near: npt.ArrayLike | None = None,
+        radius: float | None = None,
+        layers: Layers = None,
+        **criteria: Any,
+    ) -> list[PointsFound]:
+        """Points of picks in a box or around a place, with the picks they belong to.
+
+        Args:
+            low, high: Corners of the box (x, y, z) in ångström, themselves included; None = no bound.
+            near, radius: The centre (x, y, z) and radius of a ball in ångström, its surface included.
+            criteria: Of the picks; as in `find_objects`.
+
+        Returns:
+            For each set of picks with such points: the picks, the indices of the points, and their positions (N, 3).
+
+        Raises:
+            ValueError: Neither a box nor a ball is given, or picks have no such field.
+        """
+        from copick.models import search
+
+        return search.points(self.on(layers), low, high, near, radius, criteria)
+
+    def get_summary_statistics(self, *, layers: Layers = None) -> dict[str, Any]:
+        """How much of what there is: by type ("total"), by layer, by object (sets of picks and points), user and voxel size."""
+        from copick.models import search
+
+        return search.summary(self.on(layers))
+
+    # The index
+
+    def index_all_layers(self, *, full: bool = False, workers: int = 8) -> dict[str, dict[str, int]]:
+        """Look at every layer anew, and bring the index up to date; how many things of each type each layer holds.
+
+        Args:
+            full: Read again what seems unchanged, too.
+            workers: How many runs to look at at a time.
+
+        Raises:
+            LayerError: A layer could not be asked, or the index cannot be written.
+        """
+        return self._index(None, full, workers)
+
+    def index_layer(self, name: str, *, full: bool = False, workers: int = 8) -> dict[str, int]:
+        """Look at one layer anew, and bring the index up to date; how many things of each type it holds.
+
+        Raises:
+            NotFoundError: There is no such layer.
+        """
+        self.layer.narrowed(name)
+        return self._index(name, full, workers)[name]
+
+    def _index(self, name: str | None, full: bool, workers: int) -> dict[str, dict[str, int]]:
+        from copick.models import search
+
+        self.refresh()
+        if (stack := search.index_of(self)) is not None:
+            stack.update(None if name is None else [name], full=full, workers=workers)
+        else:
+            search.count(self)  # lists everything, once
+        names = self.layer_names if name is None else [name]
+        return {each: search.count(self, each) for each in names}
+
+    def layer_status(self) -> dict[str, dict[str, Any]]:
+        """What the index knows of each layer.
+
+        Returns:
+            By layer: "indexed" (all of it was looked at once), "scanned_at" (seconds since 1970), "seconds" (that took),
+            "entities" (it holds), "problem" (of the last look).
+        """
+        from copick.models import search
+
+        return search.status(self)
 
     @property
     def layer_names(self) -> list[str]:

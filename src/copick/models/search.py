@@ -1,29 +1,66 @@
-"""Finding things in a project by looking through its layers."""
+"""Finding things in a project: the index gives candidates if there is one, else the layers are looked through.
+
+Either way the same rules say what is found (`copick.index.things`), so the results are the same.
+"""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
+
+from copick.errors import ConfigError, LayerError
+from copick.index.stack import IndexedStack
+from copick.index.things import (
+    AXES,
+    NUMBERS,
+    TYPES,
+    Held,
+    Thing,
+    Wanted,
+    describe,
+    leaves,
+    rank,
+    split_words,
+)
 from copick.kinds import normal
-from copick.models.entity import allowed
+from copick.models.entity import Entity, allowed
 from copick.util.progress import Progress
 from copick.util.words import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator
 
-    from copick.models.entity import Entity
+    import numpy.typing as npt
+
+    from copick.kinds import Kind, Ref
+    from copick.layers.layer import Layer
+    from copick.meta import Meta
+    from copick.models.annotations import CopickPicks
     from copick.models.root import CopickRoot
 
+T = TypeVar("T")
+
+_PLACES = ("layer", "author", "metadata")
 FIELDS: Mapping[str, tuple[str, ...]] = {
-    "runs": ("name", "run_name", "description"),
-    "voxel_spacings": ("voxel_size", "run_name", "description"),
-    "tomograms": ("tomo_type", "voxel_size", "run_name"),
-    "features": ("feature_type", "tomo_type", "voxel_size", "run_name"),
-    "picks": ("pickable_object_name", "object_name", "user_id", "session_id", "run_name"),
-    "meshes": ("pickable_object_name", "object_name", "user_id", "session_id", "run_name"),
-    "filaments": ("pickable_object_name", "object_name", "user_id", "session_id", "run_name"),
+    "runs": ("name", "run_name", "description", *_PLACES),
+    "voxel_spacings": ("voxel_size", "run_name", "description", *_PLACES),
+    "tomograms": ("tomo_type", "voxel_size", "run_name", "dtype", *AXES, *_PLACES),
+    "features": ("feature_type", "tomo_type", "voxel_size", "run_name", "dtype", *AXES, *_PLACES),
+    "picks": (
+        "pickable_object_name",
+        "object_name",
+        "user_id",
+        "session_id",
+        "run_name",
+        "point_count",
+        *_PLACES,
+    ),
+    "meshes": ("pickable_object_name", "object_name", "user_id", "session_id", "run_name", *_PLACES),
+    "filaments": ("pickable_object_name", "object_name", "user_id", "session_id", "run_name", *_PLACES),
     "segmentations": (
         "name",
         "user_id",
@@ -34,6 +71,9 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "is_panoptic",
         "segmentation_type",
         "run_name",
+        "dtype",
+        *AXES,
+        *_PLACES,
     ),
     "objects": (
         "name",
@@ -49,43 +89,234 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 """What can be asked of each type of thing. `object_name` is short for `pickable_object_name`."""
 
-_DESCRIBED = {"description"}
-"""Fields that need a file to be read."""
+
+class PointsFound(NamedTuple):
+    """Points of a set of picks that lie where it was asked for."""
+
+    picks: CopickPicks
+    indices: npt.NDArray[np.int64]
+    """(N,): which points of the set."""
+    positions: npt.NDArray[np.float32]
+    """(N, 3): where these objects are, in ångström, x, y, z."""
 
 
-def find(root: CopickRoot, criteria: Mapping[str, Any], types: Iterable[str] | None) -> dict[str, list[Any]]:
+def find(
+    root: CopickRoot, criteria: Mapping[str, Any], types: Iterable[str] | None, limit: int | None = None
+) -> dict[str, list[Any]]:
     """Things whose fields are as wanted. See `CopickRoot.find_objects`."""
-    wanted = {field: allowed(value) for field, value in criteria.items()}
-    known = sorted({field for fields in FIELDS.values() for field in fields})
-    for field in wanted:
-        if field not in known:
-            raise ValueError(
-                f"nothing has a field {field!r}{nearest(field, known)}; known are {', '.join(known)}"
-            )
-    chosen = [name for name in _checked(types) if set(wanted) <= set(FIELDS[name])]
-    return _collect(
-        root, chosen, wanted.get("run_name"), lambda values: _matches(values, wanted), set(wanted)
-    )
+    asked = dict(criteria)
+    having = asked.pop("having", None)
+    wanted = _wanted(asked)
+    fields = _fields(wanted)
+    chosen = [name for name in _checked(types) if fields <= set(FIELDS[name])]
+    runs = _runs_having(root, having)
+    if having is not None:
+        chosen = [name for name in chosen if name != "objects"]
+    found: dict[str, list[Any]] = {name: [] for name in chosen}
+    if "objects" in found:
+        found["objects"] = [item for item in root.pickable_objects if _object_matches(item, wanted)][:limit]
+    things = _things(root, [name for name in chosen if name != "objects"], wanted, runs, limit)
+    for name in things:
+        found[name] = _entities(root, things[name])
+    return found
 
 
-def search(root: CopickRoot, query: str, types: Iterable[str] | None) -> dict[str, list[Any]]:
-    """Things that have all words of a text. See `CopickRoot.search`."""
-    terms = _words(query)
+def related(
+    root: CopickRoot, things: Any, types: Iterable[str] | None, criteria: Mapping[str, Any]
+) -> dict[str, list[Any]]:
+    """Things in the same runs. See `CopickRoot.find_related`."""
+    given = [things] if isinstance(things, Entity) else list(things)
+    runs = {str(next(each.ref.walk()).values[0]) for each in given}
+    names = [name for name in _checked(types) if name != "objects"]
+    return find(root, {**criteria, "run_name": runs}, names)
+
+
+def points(
+    root: CopickRoot,
+    low: Any,
+    high: Any,
+    near: Any,
+    radius: float | None,
+    criteria: Mapping[str, Any],
+) -> list[PointsFound]:
+    """Points in a box or a ball. See `CopickRoot.find_points`."""
+    asked = dict(criteria)
+    runs = _runs_having(root, asked.pop("having", None))
+    wanted = _wanted(asked)
+    if unknown := sorted(_fields(wanted) - set(FIELDS["picks"])):
+        raise ValueError(f"picks have no field {unknown[0]!r}; known are {', '.join(FIELDS['picks'])}")
+    least, most, inside = _region(low, high, near, radius)
+    wanted_runs = _runs(root, wanted, runs)
+
+    def from_index(stack: IndexedStack) -> list[Thing]:
+        found = stack.reader.points(wanted, (least.tolist(), most.tolist()), wanted_runs)
+        return [thing for thing in found if wanted.matches(thing)]
+
+    def from_layers() -> list[Thing]:
+        return [thing for thing in _scan(root, {"picks"}, wanted_runs) if wanted.matches(thing)]
+
+    result = []
+    for thing in _asked(root, from_index, from_layers):
+        where = thing.points
+        if where is None:
+            continue
+        (indices,) = np.nonzero(inside(where))
+        if len(indices):
+            (picks,) = _entities(root, [thing])
+            result.append(PointsFound(picks, indices, where[indices]))
+    return result
+
+
+def search(
+    root: CopickRoot, query: str, types: Iterable[str] | None, limit: int | None = None
+) -> dict[str, list[Any]]:
+    """Things that have all words of a text, best first. See `CopickRoot.search`."""
+    terms = list(dict.fromkeys(split_words(query)))
     if not terms:
         raise ValueError(f"{query!r} holds no word to search for")
+    chosen = _checked(types)
+    names = [name for name in chosen if name != "objects"]
 
-    def holds(values: Mapping[str, Any]) -> bool:
-        words = {word for value in values.values() if isinstance(value, str) for word in _words(value)}
-        return all(any(word.startswith(term) for word in words) for term in terms)
+    def from_index(stack: IndexedStack) -> list[Thing]:
+        shown = _shown(root)
+        return [thing for thing in stack.reader.search(terms, names) if shown is None or thing.run in shown]
 
-    return _collect(root, _checked(types), None, holds, _DESCRIBED)
+    def from_layers() -> list[Thing]:
+        return list(_scan(root, set(names), _shown(root)))
+
+    ranked: dict[str, list[tuple[Any, Any, Any]]] = {name: [] for name in chosen}
+    if names:
+        for thing in _asked(root, from_index, from_layers):
+            if (place := rank(terms, thing.words())) is not None:
+                ranked[thing.type].append((place, thing.order, thing))
+    found: dict[str, list[Any]] = {}
+    for name in chosen:
+        if name == "objects":
+            found[name] = _search_objects(root, terms)[:limit]
+        else:
+            best = sorted(ranked[name], key=lambda each: each[:2])[:limit]
+            found[name] = _entities(root, [thing for *_, thing in best])
+    return found
 
 
-def count(root: CopickRoot) -> dict[str, int]:
-    """How many things of each type there are; everything is listed anew."""
-    root.refresh()
-    found = _collect(root, list(FIELDS), None, lambda values: True, set())
-    return {name: len(things) for name, things in found.items()}
+def count(root: CopickRoot, layer: str | None = None) -> dict[str, int]:
+    """How many things of each type there are, in a layer alone or in all."""
+
+    def from_layers() -> dict[str, int]:
+        return _sums(_scan(root.on(layer), set(TYPES), _shown(root)))
+
+    found = _asked(root, lambda stack: stack.reader.counts(layer, _shown(root)), from_layers)
+    return {**found, "objects": len(root.pickable_objects)}
+
+
+def status(root: CopickRoot) -> dict[str, dict[str, Any]]:
+    """What the index knows of each layer. See `CopickRoot.layer_status`."""
+    stack = index_of(root)
+    try:
+        if stack is not None:
+            return stack.reader.status()
+        problem = "the project has no index"
+    except LayerError as error:
+        problem = str(error)
+    nothing = {"indexed": False, "scanned_at": None, "seconds": None, "entities": 0, "problem": problem}
+    return {name: dict(nothing) for name in root.layer_names}
+
+
+def summary(root: CopickRoot) -> dict[str, Any]:
+    """How much of what there is. See `CopickRoot.get_summary_statistics`."""
+
+    def from_index(stack: IndexedStack) -> dict[str, Any]:
+        totals = stack.reader.totals(_shown(root))
+        layers = {name: stack.reader.counts(name, _shown(root)) for name in stack.names}
+        return {"total": stack.reader.counts(None, _shown(root)), **totals, "layers": layers}
+
+    def from_layers() -> dict[str, Any]:
+        picks: dict[str, dict[str, int]] = defaultdict(lambda: {"sets": 0, "points": 0})
+        users: dict[str, int] = defaultdict(int)
+        sizes: dict[float, int] = defaultdict(int)
+        total = dict.fromkeys(TYPES, 0)
+        for thing in _scan(root, set(TYPES), _shown(root)):
+            total[thing.type] += 1
+            if thing.type == "picks":
+                picks[thing.value("object_name")]["sets"] += 1
+                picks[thing.value("object_name")]["points"] += thing.value("point_count") or 0
+            if thing.type == "voxel_spacings":
+                sizes[thing.value("voxel_size")] += 1
+            elif (user := thing.value("user_id")) is not None:
+                users[user] += 1
+        layers = {name: _sums(_scan(root.on(name), set(TYPES), _shown(root))) for name in root.layer_names}
+        return {
+            "total": total,
+            "picks_by_object": dict(picks),
+            "annotations_by_user": dict(users),
+            "voxel_spacings_by_size": dict(sizes),
+            "layers": layers,
+        }
+
+    found = _asked(root, from_index, from_layers)
+    found["total"]["objects"] = len(root.pickable_objects)
+    found["total"]["points"] = sum(each["points"] for each in found["picks_by_object"].values())
+    return found
+
+
+def index_of(root: CopickRoot) -> IndexedStack | None:
+    """The stack of a root, if it has an index."""
+    return root.layer if isinstance(root.layer, IndexedStack) else None
+
+
+def needed_index(root: CopickRoot) -> IndexedStack:
+    """The same. Raises ConfigError if there is none."""
+    if (stack := index_of(root)) is None:
+        raise ConfigError(
+            "this project has no index: state one in its config, "
+            '"db_config": {"db_path": "/path/to/index.db"} ("index" in a config of copick 1.x)'
+        )
+    return stack
+
+
+# What is asked for
+
+
+def _wanted(criteria: Mapping[str, Any]) -> Wanted:
+    """Criteria as they are compared. Raises ValueError, naming the fields there are."""
+    known = sorted({field for fields in FIELDS.values() for field in fields})
+    exact: dict[str, set[Any]] = {}
+    ranges: dict[str, tuple[float, float]] = {}
+    metadata: dict[str, set[Any]] = {}
+    special: dict[str, set[Any]] = {}
+    for name, value in criteria.items():
+        field, _, end = name.rpartition("_")
+        if name == "metadata":
+            if not isinstance(value, Mapping):
+                raise ValueError(f"metadata={value!r}: expected a dict of keys and values")
+            metadata = {str(key): allowed(each) for key, each in value.items()}
+        elif name in ("layer", "author"):
+            special[name] = allowed(value)
+        elif name in known:
+            exact[name] = allowed(value)
+        elif end in ("min", "max") and field in NUMBERS:
+            least, most = ranges.get(field, (-math.inf, math.inf))
+            number = _number(name, value)
+            ranges[field] = (number, most) if end == "min" else (least, number)
+        else:
+            bounds = [f"{number}_{which}" for number in sorted(NUMBERS) for which in ("min", "max")]
+            raise ValueError(
+                f"nothing has a field {name!r}{nearest(name, [*known, *bounds])}; known are {', '.join(known)}; "
+                "numbers also with _min and _max"
+            )
+    return Wanted(exact, ranges, special.get("layer"), special.get("author"), metadata)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(normal(value))
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={value!r}: expected a number") from None
+
+
+def _fields(wanted: Wanted) -> set[str]:
+    special = (("layer", wanted.layers), ("author", wanted.authors), ("metadata", wanted.metadata or None))
+    return {*wanted.exact, *wanted.ranges, *(name for name, value in special if value is not None)}
 
 
 def _checked(types: Iterable[str] | None) -> list[str]:
@@ -98,71 +329,225 @@ def _checked(types: Iterable[str] | None) -> list[str]:
     return chosen
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.casefold())
+def _runs_having(root: CopickRoot, having: Any) -> set[str] | None:
+    """The runs that have one of each of these; None = all."""
+    if having is None:
+        return None
+    if not isinstance(having, Mapping):
+        raise ValueError(f"having={having!r}: expected a dict of types and their criteria")
+    runs: set[str] | None = None
+    for name, criteria in having.items():
+        _checked(name)
+        wanted = _wanted(criteria)
+        if name == "objects" or not _fields(wanted) <= set(FIELDS[name]):
+            raise ValueError(
+                f"having={{{name!r}: {criteria!r}}}: no run can have that; known are {FIELDS[name]}"
+            )
+        found = {thing.run for thing in _things(root, [name], wanted, runs, None)[name]}
+        runs = found if runs is None else runs & found
+    return runs
 
 
-def _matches(values: Mapping[str, Any], wanted: Mapping[str, set[Any]]) -> bool:
-    return all(
-        values[field] is not None and normal(values[field]) in accepted for field, accepted in wanted.items()
-    )
+def _region(
+    low: Any, high: Any, near: Any, radius: float | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Callable[[Any], npt.NDArray[np.bool_]]]:
+    """The box around a region, and what tells which of (N, 3) points are in it. Raises ValueError."""
+    if (near is None) == (low is None and high is None) or (near is None) != (radius is None):
+        raise ValueError(
+            "say where: low= and high= (a box), or near= and radius= (a ball), in ångström, x, y, z"
+        )
+    if near is not None:
+        centre, reach = _position("near", near), float(radius or 0)
+        if not reach >= 0:
+            raise ValueError(f"radius={radius!r}: expected a length in ångström")
+        return (
+            centre - reach,
+            centre + reach,
+            lambda where: np.linalg.norm(where.astype(np.float64) - centre, axis=1) <= reach,
+        )
+    least = np.full(3, -np.inf) if low is None else _position("low", low)
+    most = np.full(3, np.inf) if high is None else _position("high", high)
+    return least, most, lambda where: ((where >= least) & (where <= most)).all(axis=1)
 
 
-def _collect(
-    root: CopickRoot,
-    types: list[str],
-    run_names: set[Any] | None,
-    matches: Callable[[Mapping[str, Any]], bool],
-    needed: set[str],
-) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {name: [] for name in types}
-    if "objects" in found:
-        found["objects"] = [
-            item for item in root.pickable_objects if matches(_values(item, "objects", needed))
-        ]
-    kinds = {name for name in types if name != "objects"}
-    if not kinds:
+def _position(name: str, value: Any) -> npt.NDArray[np.float64]:
+    position = np.asarray(value, dtype=np.float64)
+    if position.shape != (3,) or np.isnan(position).any():
+        raise ValueError(f"{name}={value!r}: expected x, y, z in ångström")
+    return position
+
+
+# Where it is looked for
+
+
+def _asked(root: CopickRoot, from_index: Callable[[IndexedStack], T], from_layers: Callable[[], T]) -> T:
+    """The answer of the index; if there is none, or it is of no use, what the layers say."""
+    stack = index_of(root)
+    if stack is not None:
+        stack.watch()
+        try:
+            stack.settle()
+            return from_index(stack)
+        except LayerError as error:
+            stack.complain(error)
+    return from_layers()
+
+
+def _things(
+    root: CopickRoot, names: list[str], wanted: Wanted, runs: set[str] | None, limit: int | None
+) -> dict[str, list[Thing]]:
+    """Things of these types that are as wanted, as the tree lists them."""
+    if not names:
+        return {}
+    chosen = _runs(root, wanted, runs)
+
+    def from_index(stack: IndexedStack) -> dict[str, list[Thing]]:
+        return {name: _first(stack.reader.find(name, wanted, chosen), wanted, limit) for name in names}
+
+    def from_layers() -> dict[str, list[Thing]]:
+        found: dict[str, list[Thing]] = {name: [] for name in names}
+        for thing in _scan(root, set(names), chosen):
+            if (limit is None or len(found[thing.type]) < limit) and wanted.matches(thing):
+                found[thing.type].append(thing)
         return found
-    runs = [run for run in root.runs if run_names is None or run.name in run_names]
-    with Progress("searching runs", len(runs)) as progress:
-        for run in runs:
-            for name, entity in _things(run, kinds):
-                if matches(_values(entity, name, needed)):
-                    found[name].append(entity)
-            progress.step()
+
+    return _asked(root, from_index, from_layers)
+
+
+def _first(things: Iterator[Thing], wanted: Wanted, limit: int | None) -> list[Thing]:
+    found: list[Thing] = []
+    for thing in things:
+        if limit is not None and len(found) >= limit:
+            break
+        if wanted.matches(thing):
+            found.append(thing)
     return found
 
 
-def _things(run: Any, types: set[str]) -> Iterator[tuple[str, Entity]]:
+def _shown(root: CopickRoot) -> set[str] | None:
+    """The runs that the config names; None = all."""
+    return None if root.config.runs is None else set(root.config.runs)
+
+
+def _runs(root: CopickRoot, wanted: Wanted, runs: set[str] | None) -> set[str] | None:
+    """The runs to look into; None = all."""
+    named = wanted.exact.get("run_name")
+    found = None if named is None else {name for name in named if isinstance(name, str)}
+    for others in (runs, _shown(root)):
+        if others is not None:
+            found = others if found is None else found & others
+    return found
+
+
+def _scan(root: CopickRoot, types: set[str], runs: Collection[str] | None) -> Iterator[Thing]:
+    """Everything of these types, from the tree; what is in layers is read when it is needed."""
+    chosen = [run for run in root.runs if runs is None or run.name in runs]
+    with Progress("searching runs", len(chosen)) as progress:
+        for run in chosen:
+            look = _Look(root.layer)
+            for entity in _tree(run, types):
+                yield Thing(entity.ref, look.held(entity))
+            progress.step()
+
+
+class _Look:
+    """What layers say of the entities of a run. Their listings are asked for once."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layers = leaves(layer)
+        self._listings: dict[tuple[str, Ref | None, Kind], dict[Ref, Meta]] = {}
+
+    def held(self, entity: Entity) -> Iterator[Held]:
+        ref = entity.ref
+        for layer in self._layers:
+            place = (layer.name, ref.parent, ref.kind)
+            if place not in self._listings:
+                listed = layer.list(ref.parent, ref.kind)
+                self._listings[place] = {ref.kind.ref(meta, ref.parent): meta for meta in listed}
+            if (meta := self._listings[place].get(ref)) is not None:
+                yield describe(layer, ref, meta)
+
+
+def _tree(run: Any, types: set[str]) -> Iterator[Entity]:
     """A run and what is in it, of these types."""
     if "runs" in types:
-        yield "runs", run
+        yield run
     for name in ("picks", "meshes", "filaments", "segmentations"):
         if name in types:
-            yield from ((name, item) for item in getattr(run, name))
+            yield from getattr(run, name)
     if not types & {"voxel_spacings", "tomograms", "features"}:
         return
     for spacing in run.voxel_spacings:
         if "voxel_spacings" in types:
-            yield "voxel_spacings", spacing
+            yield spacing
         if not types & {"tomograms", "features"}:
             continue
         for tomogram in spacing.tomograms:
             if "tomograms" in types:
-                yield "tomograms", tomogram
+                yield tomogram
             if "features" in types:
-                yield from (("features", item) for item in tomogram.features)
+                yield from tomogram.features
 
 
-def _values(entity: Any, name: str, needed: set[str]) -> dict[str, Any]:
-    """The fields of a thing. Those that need a file to be read are left out unless they are `needed`."""
-    above = {ref.kind.name: ref.values[0] for ref in entity.ref.walk()}
-    values: dict[str, Any] = {
-        "run_name": above.get("run"),
-        "voxel_size": above.get("voxel_spacing"),
-        "object_name": getattr(entity, "pickable_object_name", getattr(entity, "name", None)),
-    }
-    for field in FIELDS[name]:
-        if field not in values or (field == "voxel_size" and values[field] is None):
-            values[field] = getattr(entity, field) if field not in _DESCRIBED or field in needed else None
-    return {field: values[field] for field in FIELDS[name]}
+def _sums(things: Iterable[Thing]) -> dict[str, int]:
+    total = dict.fromkeys(TYPES, 0)
+    for thing in things:
+        total[thing.type] += 1
+    return total
+
+
+# What is given
+
+
+def _entities(root: CopickRoot, things: Iterable[Thing]) -> list[Any]:
+    """The entities of a project that things are; those it has listed are these."""
+    known: dict[Ref, Any] = {}
+    return [_entity(root, thing.ref, known) for thing in things]
+
+
+def _entity(root: CopickRoot, ref: Ref, known: dict[Ref, Any]) -> Any:
+    if ref not in known:
+        parent = root if ref.parent is None else _entity(root, ref.parent, known)
+        known[ref] = parent._at(entity_class(ref.kind), ref)
+    return known[ref]
+
+
+def entity_class(kind: Kind) -> type[Entity]:
+    """The class of the entities of a kind."""
+    return next(cls for cls in _subclasses(Entity) if kind in getattr(cls, "kinds", ()))
+
+
+def _subclasses(cls: type[Entity]) -> Iterator[type[Entity]]:
+    for each in cls.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
+# Objects, which are in the config
+
+
+def _object_matches(item: Any, wanted: Wanted) -> bool:
+    values = _object_values(item)
+    if any(
+        values[field] is None or normal(values[field]) not in accepted
+        for field, accepted in wanted.exact.items()
+    ):
+        return False
+    return all(
+        values[field] is not None and least <= float(values[field]) <= most
+        for field, (least, most) in wanted.ranges.items()
+    )
+
+
+def _object_values(item: Any) -> dict[str, Any]:
+    return {field: getattr(item, "name" if field == "object_name" else field) for field in FIELDS["objects"]}
+
+
+def _search_objects(root: CopickRoot, terms: list[str]) -> list[Any]:
+    ranked = []
+    for at, item in enumerate(root.pickable_objects):
+        texts = [value for value in _object_values(item).values() if isinstance(value, str)]
+        place = rank(terms, {word for text in texts for word in split_words(text)})
+        if place is not None:
+            ranked.append((place, at, item))
+    return [item for *_, item in sorted(ranked, key=lambda each: each[:2])]

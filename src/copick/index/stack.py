@@ -1,0 +1,257 @@
+"""A stack of layers that lists from an index, and keeps the index right when it writes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any
+
+from copick.errors import LayerError
+from copick.index.reader import Listing, Listings, Reader
+from copick.index.schema import Database
+from copick.index.things import leaves
+from copick.index.writer import Writer, run_of
+from copick.kinds import RUN
+from copick.layers.stack import LayerStack
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Iterable, Sequence
+
+    from copick.config import CopickConfigSQLiteDB
+    from copick.kinds import Kind, Ref
+    from copick.layers.layer import Layer
+    from copick.meta import Meta
+
+logger = logging.getLogger("copick.index")
+
+AHEAD = 64
+"""Runs whose listings are read at once in a walk over all."""
+PACE = 3.0
+"""A scan in the background works a quarter of the time."""
+AGAIN_S = 60.0
+"""After a failure, or while another process scans, a scan in the background waits so long."""
+
+
+class IndexedStack(LayerStack):
+    """Layers in order of priority whose listings are remembered in a database.
+
+    What was refreshed is asked of the layers themselves until the index was updated. A database that cannot be used is
+    passed by, with one line in the log. Stacks of some of the layers (`narrowed`) ask the layers, and tell the index
+    what they write.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], *args: Any, index: CopickConfigSQLiteDB, **options: Any
+    ) -> None:
+        super().__init__(layers, *args, **options)
+        self.config = index
+        self.database = Database(index.db_path)
+        self._start_afresh()
+        self._watch: _Watch | None = _Watch(self) if index.auto_index else None
+
+    def _start_afresh(self) -> None:
+        self.observers.append(self)
+        places = leaves(self)
+        self.reader, self.writer = Reader(self.database, places), Writer(self.database, places)
+        # Listings that may be otherwise than the index says: those of these entities and below. None: all.
+        self._doubts: set[Ref | None] = set()
+        self._changing_now: set[Ref] = (
+            set()
+        )  # what is asked of these must be true: somebody is about to write
+        self._forget_read()
+        self._complained = False
+
+    def _forget_read(self) -> None:
+        self._version: tuple[int, ...] = ()
+        self._runs: builtins.list[str] = []
+        self._read: Listings = {}
+        self._covered: set[str] = set()  # the runs whose listings are in `_read`
+        self._width = 1
+
+    def __repr__(self) -> str:
+        return f"<IndexedStack {' › '.join(layer.name for layer in self.layers)} in {self.database.path}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        left = {
+            "reader",
+            "writer",
+            "_doubts",
+            "_version",
+            "_runs",
+            "_read",
+            "_covered",
+            "_watch",
+            "_changing_now",
+        }
+        state = {key: value for key, value in super().__getstate__().items() if key not in left}
+        return {**state, "observers": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._start_afresh()
+        self._watch = None  # the process that made it watches
+
+    # Listings
+
+    def list(self, parent: Ref | None, kind: Kind) -> builtins.list[Meta]:
+        if self._in_doubt(parent, kind):
+            return super().list(parent, kind)
+        try:
+            found = self._listed(parent, kind)
+        except LayerError as error:
+            self.complain(error)
+            return super().list(parent, kind)
+        known = {name: layer for layer in self.layers for name in layer.names}
+        self._holding[parent, kind] = {
+            ref: tuple({id(known[name]): known[name] for name in names}.values())
+            for ref, names in found.holding.items()
+        }
+        return found.metas
+
+    def _listed(self, parent: Ref | None, kind: Kind) -> Listing:
+        self.watch()
+        version = self.database.version()
+        if version != self._version:
+            self._forget_read()
+            self._version = version
+        if parent is None:
+            found = self.reader.top(kind)
+            if kind is RUN:
+                self._runs = [str(ref.values[0]) for ref in found.holding]
+            return found
+        run = str(next(parent.walk()).values[0])
+        if run not in self._covered:
+            self._read_ahead(run)
+        return self._read.get((parent, kind), Listing([], {}))
+
+    def _read_ahead(self, run: str) -> None:
+        """Read the listings of a run; in a walk over all, those of the next ones, too."""
+        at = bisect_left(self._runs, run)
+        is_known = self._runs[at : at + 1] == [run]
+        walks = is_known and at > 0 and self._runs[at - 1] in self._covered
+        self._width = min(4 * self._width, AHEAD) if walks else 1
+        names = self._runs[at : at + self._width] if is_known else [run]
+        self._read = self.reader.inside(names[0], names[-1])
+        self._covered = set(names)
+
+    def exists(self, ref: Ref) -> bool:
+        if ref not in self._changing_now and not self._in_doubt(ref.parent, ref.kind):
+            try:
+                if ref in self._listed(ref.parent, ref.kind).holding:
+                    return True
+            except LayerError as error:
+                self.complain(error)
+        return super().exists(ref)  # what the index does not know of may be there all the same
+
+    # Doubts
+
+    def refresh(self, ref: Ref | None = None) -> None:
+        super().refresh(ref)
+        self._doubts.add(ref)
+
+    def _in_doubt(self, parent: Ref | None, kind: Kind) -> bool:
+        return any(
+            doubt is None
+            or (parent is not None and parent.within(doubt))
+            or (doubt.parent == parent and doubt.kind is kind)
+            for doubt in self._doubts
+        )
+
+    def settle(self) -> None:
+        """Have the index look at what was refreshed. Raises LayerError, also if it does not know all layers."""
+        self.reader.scanned()
+        doubts = set(self._doubts)
+        if None in doubts:
+            self.update()
+            return
+        for run in {run_of(doubt) for doubt in doubts if doubt is not None}:
+            self.writer.update(run=run)
+        self._doubts -= doubts
+
+    # Changes
+
+    def changed(self, layer: Layer, ref: Ref) -> None:
+        if not self.writer.changed(layer, ref):
+            self._doubts.update(ref.walk())
+        self._changing_now.discard(ref)
+
+    def _forget(self, ref: Ref, *changed: Layer) -> None:
+        if not changed:
+            self._changing_now.add(ref)
+        super()._forget(ref, *changed)
+
+    def update(
+        self,
+        names: Iterable[str] | None = None,
+        *,
+        full: bool = False,
+        workers: int = 8,
+        pace: float = 0.0,
+    ) -> None:
+        """Look for changes in layers; None = all. See `Writer.update`."""
+        chosen = None if names is None else [*names]
+        doubts = set(self._doubts)
+        self.writer.update(chosen, full=full, workers=workers, pace=pace)
+        if chosen is None:
+            self._doubts -= doubts
+        self._complained = False
+
+    def complain(self, error: Exception) -> None:
+        """Say once that the index is of no use at present."""
+        if not self._complained:
+            self._complained = True
+            logger.warning("the layers are asked instead of the index: %s", error)
+
+    def watch(self) -> None:
+        """Start looking for changes in the background, if the config says so."""
+        if self._watch is not None:
+            self._watch.start()
+
+
+class _Watch:
+    """Updates an index in the background: once it is older than `index_interval`, as long as its stack is in use."""
+
+    def __init__(self, stack: IndexedStack) -> None:
+        self._stack = weakref.ref(stack)
+        self._pid = os.getpid()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        if self._thread is None and self._pid == os.getpid():
+            self._thread = threading.Thread(target=self._run, name="copick-index", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while (stack := self._stack()) is not None:
+            pause = _update_if_due(stack)
+            del stack
+            if pause is None:
+                return
+            time.sleep(pause)
+
+
+def _update_if_due(stack: IndexedStack) -> float | None:
+    """Seconds until an update is due again; None = never."""
+    interval = stack.config.index_interval
+    try:
+        scanned = stack.reader.scanned()
+    except LayerError:
+        scanned = 0.0
+    due = scanned + interval - time.time()
+    if scanned and not interval:
+        return None
+    if scanned and due > 0:
+        return min(due, AGAIN_S)
+    try:
+        if not stack.writer.lease():
+            return AGAIN_S
+        stack.update(workers=1, pace=PACE)
+    except LayerError as error:
+        stack.complain(error)
+        return AGAIN_S
+    return interval or None
