@@ -62,7 +62,9 @@ def everything(root: CopickRoot) -> dict[str, Any]:
     found["summary"] = root.get_summary_statistics()
     for query in ("a", "ts", "é", "me rib", "membrane 1", "deep freeze", "wbp"):
         hits = root.search(query)
-        found[query] = {name: [str(item.ref) for item in items] for name, items in hits.items() if name != "objects"}
+        found[query] = {
+            name: [str(item.ref) for item in items] for name, items in hits.items() if name != "objects"
+        }
     for criteria in (
         {"user_id": "me"},
         {"layer": "archive"},
@@ -77,7 +79,8 @@ def everything(root: CopickRoot) -> dict[str, Any]:
         hits = root.find_objects([name for name in FIELDS if name != "objects"], **criteria)
         found[str(criteria)] = {name: [str(item.ref) for item in items] for name, items in hits.items()}
     found["points"] = [
-        (str(p.picks.ref), p.indices.tolist(), p.positions.tolist()) for p in root.find_points([0, 0, 0], [5, 5, 5])
+        (str(p.picks.ref), p.indices.tolist(), p.positions.tolist())
+        for p in root.find_points([0, 0, 0], [5, 5, 5])
     ]
     return found
 
@@ -137,13 +140,17 @@ def elsewhere(folder: Path, step: tuple[Any, ...]) -> None:
         path.write_text(json.dumps(document) if number else "no JSON")
     elif what == "write meta":
         run.mkdir(parents=True, exist_ok=True)
-        said = [{"grid": {"name": "B"}}, {"description": "deep freeze"}, {"authors": [{"name": "Ada"}]}, {}][number]
+        said = [{"grid": {"name": "B"}}, {"description": "deep freeze"}, {"authors": [{"name": "Ada"}]}, {}][
+            number
+        ]
         (run / ".meta").write_text(json.dumps(said))
     elif what == "write array":
         array = run / f"VoxelSpacing{10 + number}.000" / "wbp.zarr" / "0"
         array.mkdir(parents=True, exist_ok=True)
         (array.parent / ".zgroup").write_text('{"zarr_format": 2}')
-        (array / ".zarray").write_text(json.dumps({"zarr_format": 2, "shape": [1, 2, number], "dtype": "<f4"}))
+        (array / ".zarray").write_text(
+            json.dumps({"zarr_format": 2, "shape": [1, 2, number], "dtype": "<f4"})
+        )
     elif what == "rename run":
         if run.is_dir() and not (run.parent / "z").exists():
             run.rename(run.parent / "z")
@@ -227,7 +234,12 @@ class IndexMachine(RuleBasedStateMachine):
     @invariant()
     def no_rubbish_is_left(self) -> None:
         with self.root.layer.database.reading() as db:  # type: ignore[attr-defined]
-            for table, column in (("holdings", "entity"), ("facts", "entity"), ("points", "entity"), ("words", "rowid")):
+            for table, column in (
+                ("holdings", "entity"),
+                ("facts", "entity"),
+                ("points", "entity"),
+                ("words", "rowid"),
+            ):
                 (count,) = db.execute(
                     f"SELECT count(*) FROM {table} WHERE {column} NOT IN (SELECT id FROM entities)"
                 ).fetchone()

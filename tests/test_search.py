@@ -16,6 +16,7 @@ from copick.models.search import FIELDS
 from projects import VOLUME, alone, opened, tomogram_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from copick.models import CopickRoot
@@ -66,9 +67,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def project(made: Path) -> CopickRoot:
-    return opened(made, pickable_objects=OBJECTS)
+@pytest.fixture(scope="module")
+def index(made: Path) -> Path:
+    """An index of it."""
+    path = made / "index.db"
+    opened(made, pickable_objects=OBJECTS, db_config=by(path)).index_all_layers()
+    return path
+
+
+def by(path: Path) -> dict[str, Any]:
+    return {"db_path": str(path), "auto_index": False}
+
+
+@pytest.fixture(params=["by its layers", "by its index"])
+def project(
+    made: Path, index: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[CopickRoot]:
+    """The same is found with an index and without."""
+    db = by(index) if request.param == "by its index" else None
+    yield opened(made, pickable_objects=OBJECTS, db_config=db)
+    assert "asked instead of the index" not in caplog.text
 
 
 def counts(found: dict[str, list[Any]]) -> dict[str, int]:
@@ -118,6 +136,23 @@ def test_everything(project: CopickRoot) -> None:
         ({"radius": 150}, {"objects": 1}),
         ({"identifier": "GO:0009341"}, {"objects": 1}),
         ({"description": "grid B of lamellae"}, {"runs": 1}),
+        ({"radius_min": 100, "radius_max": 150}, {"objects": 1}),
+        ({"voxel_size_max": 8}, {"voxel_spacings": 1, "segmentations": 3}),
+        ({"voxel_size_min": 7.84, "voxel_size_max": 7.84}, {"voxel_spacings": 1, "segmentations": 3}),
+        ({"voxel_size_min": 11}, {}),
+        ({"point_count": 0}, {"picks": 7}),
+        ({"point_count_min": 1}, {}),
+        ({"nx": 7, "ny": 6, "nz_max": 5}, {"tomograms": 6, "features": 1}),
+        ({"nx": 8}, {}),
+        ({"dtype": ["float32", "int8"], "feature_type": "unet"}, {"features": 1}),
+        ({"layer": "work", "user_id": "alice"}, {"picks": 1, "meshes": 1, "segmentations": 3}),
+        ({"layer": ["work", "archive"], "session_id": "0"}, {"picks": 3, "segmentations": 3}),
+        ({"layer": "nowhere"}, {}),
+        (
+            {"having": {"picks": {"user_id": "alice"}, "meshes": {}}, "tomo_type": "wbp"},
+            {"tomograms": 1, "features": 1},
+        ),
+        ({"having": {"filaments": {"user_id": "alice"}}, "user_id": "alice"}, {}),
         ({"user_id": "nobody"}, {}),
         ({"user_id": []}, {}),
         ({"user_id": "alice", "voxel_size": 10}, {}),
@@ -143,6 +178,14 @@ def test_what_cannot_be_asked(project: CopickRoot) -> None:
         project.find_objects("pick")
     with pytest.raises(ValueError, match="there is no type 'tomos'"):
         project.search("wbp", ["tomos"])
+    with pytest.raises(ValueError, match=r"'radius_mn'.*did you mean 'radius_min'"):
+        project.find_objects(radius_mn=1)
+    with pytest.raises(ValueError, match=r"radius_min='wide': expected a number"):
+        project.find_objects(radius_min="wide")
+    with pytest.raises(ValueError, match="expected a dict of keys and values"):
+        project.find_objects(metadata="x")
+    with pytest.raises(ValueError, match="no run can have that"):
+        project.find_objects(having={"picks": {"tomo_type": "wbp"}})
     for text in ("", "  ", "--", "!?"):
         with pytest.raises(ValueError, match="holds no word to search for"):
             project.search(text)

@@ -121,6 +121,18 @@ class Reader:
             times = [row for row in db.execute("SELECT id, scanned FROM layers") if row[0] in ids]
         return float(min((scanned for _, scanned in times), default=0.0))
 
+    def odd_names(self) -> list[tuple[str, Ref, str]]:
+        """(layer, address, file name) of what we would call otherwise."""
+        with self.database.reading() as db:
+            layers = self.layers(db)
+            rows = db.execute(
+                f"SELECT {_ROW}, h.layer, h.file FROM holdings AS h JOIN entities AS e ON e.id = h.entity "
+                "WHERE h.file IS NOT NULL"
+            )
+            return [
+                (layers[layer], ref_of(Row._make(row)), file) for *row, layer, file in rows if layer in layers
+            ]
+
     # Listings
 
     def top(self, kind: Kind) -> Listing:

@@ -49,9 +49,11 @@ CREATE INDEX entity_by_user ON entities (user, kind, run);
 CREATE INDEX entity_by_session ON entities (session, kind, run);
 CREATE INDEX entity_by_kind ON entities (kind, run);
 
--- What each layer says of an entity, and the stamp of the content that it said it of (NULL: look again).
+-- What each layer says of an entity, and the stamp of the content that it said it of (NULL: look again). `file`: what it is
+-- called there if we would call it otherwise.
 CREATE TABLE holdings (entity INTEGER NOT NULL, layer INTEGER NOT NULL, stamp TEXT, listed TEXT, said TEXT, shape TEXT,
-                       dtype TEXT, points INTEGER, PRIMARY KEY (entity, layer)) WITHOUT ROWID;
+                       dtype TEXT, points INTEGER, file TEXT, PRIMARY KEY (entity, layer)) WITHOUT ROWID;
+CREATE INDEX odd_name ON holdings (file) WHERE file IS NOT NULL;
 -- The same as flat pairs, to be looked up.
 CREATE TABLE facts (entity INTEGER NOT NULL, layer INTEGER NOT NULL, key TEXT NOT NULL, value NOT NULL,
                     PRIMARY KEY (entity, layer, key, value)) WITHOUT ROWID;

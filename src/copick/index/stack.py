@@ -115,10 +115,7 @@ class IndexedStack(LayerStack):
 
     def _listed(self, parent: Ref | None, kind: Kind) -> Listing:
         self.watch()
-        version = self.database.version()
-        if version != self._version:
-            self._forget_read()
-            self._version = version
+        self._look_for_changes()
         if parent is None:
             found = self.reader.top(kind)
             if kind is RUN:
@@ -128,6 +125,16 @@ class IndexedStack(LayerStack):
         if run not in self._covered:
             self._read_ahead(run)
         return self._read.get((parent, kind), Listing([], {}))
+
+    def _look_for_changes(self) -> None:
+        """Forget what was read if the index has changed since."""
+        version = self.database.version()
+        if version != self._version:
+            self._forget_read()
+            sources = {layer.name: layer.source for layer in leaves(self)}
+            for name, ref, file in self.reader.odd_names():
+                sources[name].call(ref, file)
+            self._version = version
 
     def _read_ahead(self, run: str) -> None:
         """Read the listings of a run; in a walk over all, those of the next ones, too."""
@@ -164,7 +171,7 @@ class IndexedStack(LayerStack):
 
     def settle(self) -> None:
         """Have the index look at what was refreshed. Raises LayerError, also if it does not know all layers."""
-        self.reader.scanned()
+        self._look_for_changes()
         doubts = set(self._doubts)
         if None in doubts:
             self.update()

@@ -140,16 +140,10 @@ def _said(kind: Kind, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _array(layer: Layer, ref: Ref) -> tuple[tuple[int, ...] | None, str | None]:
     """Shape and type of the finest level; None, None if there is none that can be understood."""
-    from zarr.core.buffer import default_buffer_prototype
-
     from copick.ome import levels
-    from copick.stores import run
-
-    store = layer.store(ref)
 
     def document(key: str) -> dict[str, Any]:
-        data = run(store.get(key, default_buffer_prototype()))
-        found = json.loads(data.to_bytes()) if data is not None else {}
+        found = json.loads(layer.part(ref, key) or b"{}")
         return found if isinstance(found, dict) else {}
 
     try:

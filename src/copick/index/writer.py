@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from copick.errors import CopickError, FormatError, LayerError
 from copick.index.schema import encoded
 from copick.index.things import Held, Thing, describe, facts, split_words
-from copick.kinds import CHILDREN, FEATURES, OBJECT, RUN, TOMOGRAM, Kind, Ref, kind_named, normal
+from copick.kinds import CHILDREN, FEATURES, KINDS, OBJECT, RUN, TOMOGRAM, Kind, Ref, kind_named, normal
 from copick.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -64,12 +64,14 @@ def key_row(ref: Ref) -> tuple[Value, ...]:
     return tuple(row[column] for column in KEY)  # type: ignore[misc]
 
 
+_AT = {kind: [KEY.index(COLUMN[field]) for field in kind.identity] for kind in KINDS}
+_FLAGGED = {kind for kind in KINDS if kind.flags}
+
+
 def key_values(kind: Kind, row: Sequence[Any]) -> tuple[Value, ...]:
     """The key that such a row stands for."""
-    told = dict(zip(KEY, row, strict=True))
-    return tuple(
-        bool(told["flag"]) if field in kind.flags else told[COLUMN[field]] for field in kind.identity
-    )
+    values = tuple([row[at] for at in _AT[kind]])
+    return (*values[:-1], bool(values[-1])) if kind in _FLAGGED else values
 
 
 def clean(text: Any) -> Any:
@@ -83,6 +85,8 @@ class Found(NamedTuple):
     stamp: str | None
     held: Held | None
     """None: it is as it was."""
+    file: str | None = None
+    """What it is called there if we would call it otherwise."""
 
 
 class Look(NamedTuple):
@@ -268,7 +272,8 @@ class Writer:
                         for layer in self.layers
                         for meta in layer.source.list(parent, kind)
                     }
-                    waiting.extend(sorted(found, key=lambda each: each.values))
+                    by_key: list[Ref] = sorted(found, key=lambda each: each.values)
+                    waiting.extend(by_key)
 
     def _stamps(self, layer: Layer, run: str) -> dict[Ref, str | None]:
         with self.database.reading() as db:
@@ -334,9 +339,9 @@ class Writer:
         for each in dict.fromkeys(above for ref in found for above in ref.walk()):
             if each not in ids:
                 ids[each] = self._insert(db, each, ids)
-        for ref, (stamp, held) in found.items():
+        for ref, (stamp, held, file) in found.items():
             if held is not None:
-                self._say(db, ids[ref], layer_id, ref, stamp, held)
+                self._say(db, ids[ref], layer_id, ref, stamp, held, file)
 
     def _insert(self, db: sqlite3.Connection, ref: Ref, ids: Mapping[Ref, int]) -> int:
         above = {each.kind: each for each in ref.walk()}
@@ -363,7 +368,14 @@ class Writer:
         return id
 
     def _say(
-        self, db: sqlite3.Connection, id: int, layer_id: int, ref: Ref, stamp: str | None, held: Held
+        self,
+        db: sqlite3.Connection,
+        id: int,
+        layer_id: int,
+        ref: Ref,
+        stamp: str | None,
+        held: Held,
+        file: str | None,
     ) -> None:
         """What a layer says of an entity."""
         told = {(clean(key), clean(value)) for key, value in facts({**held.listed, **held.said})}
@@ -371,7 +383,7 @@ class Writer:
             "SELECT count(*) FROM facts WHERE entity = ? AND layer = ?", (id, layer_id)
         ).fetchone()[0]
         db.execute(
-            "INSERT OR REPLACE INTO holdings VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO holdings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 id,
                 layer_id,
@@ -381,6 +393,7 @@ class Writer:
                 json.dumps(held.shape) if held.shape is not None else None,
                 held.dtype,
                 held.number,
+                file,
             ),
         )
         if ref.kind.name == "picks":
@@ -483,7 +496,8 @@ def _found(
 ) -> Found:
     if stamp is not None and before.get(ref) == stamp:
         return Found(stamp, None)
-    return Found(stamp, describe(source, ref, ref.kind.meta_of(ref.values) if meta is None else meta))
+    held = describe(source, ref, ref.kind.meta_of(ref.values) if meta is None else meta)
+    return Found(stamp, held, source.odd_name(ref))
 
 
 def _name(run: Ref | None) -> str:

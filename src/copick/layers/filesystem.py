@@ -41,7 +41,7 @@ META = ".meta"
 _PARTS = {
     "folder": (META,),
     "document": (),
-    "array": (".zgroup", ".zattrs", "zarr.json", "0/.zarray", "0/zarr.json"),
+    "array": (".zattrs", "zarr.json", "0/.zarray", "0/zarr.json"),
 }
 """What tells of a change in an entry, by payload: these files in it; of a document, itself."""
 PARTIAL = ".copick-partial-"
@@ -122,6 +122,12 @@ class FilesystemLayer(Layer):
         if not self.is_local:
             self._seen.update(found)
         return [found[ref] for ref in sorted(found, key=lambda ref: ref.values)]
+
+    def odd_name(self, ref: Ref) -> str | None:
+        return self._odd_names.get(ref)
+
+    def call(self, ref: Ref, name: str) -> None:
+        self._odd_names[ref] = name
 
     def stamps(self, parent: Ref | None, kind: Kind) -> dict[str, str | None] | None:
         folder, prefix = self._folder(kind, parent), prefix_of(kind, parent)
@@ -295,6 +301,14 @@ class FilesystemLayer(Layer):
             raise self._missing(ref)
         path = self.path(ref)
         return self._store(path, path, read_only=not write)
+
+    def part(self, ref: Ref, key: str) -> bytes | None:
+        path = f"{self.path(ref)}/{key}"
+        with self._asking(path):
+            try:
+                return self.place.read(path)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
 
     def _store(self, path: str, shown: str, *, read_only: bool) -> Store:
         from copick.stores import VolumeStore

@@ -54,6 +54,13 @@ class Layer(ABC):
         """
         return None
 
+    def odd_name(self, ref: Ref) -> str | None:
+        """What the file of `ref` is called here, if a listing found it under another name than we would give it."""
+        return None
+
+    def call(self, ref: Ref, name: str) -> None:  # noqa: B027 (most layers have no such names)
+        """Look for `ref` under such a name."""
+
     @property
     def source(self) -> Layer:
         """The layer that knows of changes by others: of a cache, what it is a cache of."""
@@ -135,6 +142,15 @@ class Layer(ABC):
             NotFoundError: The layer does not hold it (reading only: a writable store may start empty).
             ReadOnlyError: `write` was asked of a layer that cannot be written.
         """
+
+    def part(self, ref: Ref, key: str) -> bytes | None:
+        """One key of the zarr store of `ref`, as it is stored; None = there is none."""
+        from zarr.core.buffer import default_buffer_prototype
+
+        from copick.stores import run
+
+        data = run(self.store(ref).get(key, default_buffer_prototype()))
+        return None if data is None else data.to_bytes()
 
     @contextmanager
     def writing(self, ref: Ref, *, keep: bool = False) -> Iterator[Store]:

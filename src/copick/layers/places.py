@@ -136,16 +136,12 @@ class LocalPlace:
         found: dict[str, str | None] = {}
         with os.scandir(self._at(path)) as entries:
             for entry in entries:
-                stats = []
-                for name in [""] if not parts else [os.path.join(entry.path, part) for part in parts]:
-                    with contextlib.suppress(OSError):
-                        stats.append(os.stat(name) if name else entry.stat())
-                if parts and len(parts) > 1:  # an array that is put in place whole is another folder
-                    with contextlib.suppress(OSError):
-                        stats.append(entry.stat())
-                racy = any(each.st_mtime_ns > recent for each in stats)
-                told = " ".join(f"{each.st_mtime_ns} {each.st_size} {each.st_ino}" for each in stats)
-                found[entry.name] = None if racy else told
+                # An array that is put in place whole is another folder; what is new in a run tells nothing of the run.
+                stats = [] if len(parts) == 1 else [_status(entry.path)]
+                stats += [_status(f"{entry.path}{os.sep}{part}") for part in parts]
+                told = [each for each in stats if each is not None]
+                racy = any(each[0] > recent for each in told)
+                found[entry.name] = None if racy else repr(stats)
         return found
 
     def has_file(self, path: str) -> bool:
@@ -534,6 +530,15 @@ class RemotePlace:
             isinstance(error, ConnectionError | TimeoutError | EOFError) or names & _LOST
         ):
             self._open = None
+
+
+def _status(path: str) -> tuple[int, int, int] | None:
+    """What changes with a file: when it was changed, its size, which file it is. None = there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _base(item: dict[str, Any]) -> str:
