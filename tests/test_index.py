@@ -9,7 +9,6 @@ import pickle
 import shutil
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from projects import VOLUME, alone, opened, run_of, tomogram_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from copick.models import CopickRoot
 
@@ -236,7 +236,7 @@ def test_one_layer_and_its_status(root: CopickRoot, tmp_path: Path) -> None:
 def test_a_layer_that_cannot_be_asked_keeps_what_is_known(project: CopickRoot, tmp_path: Path) -> None:
     run_of(project).new_picks("ribosome", "1")
     (tmp_path / "archive").rename(tmp_path / "away")
-    with pytest.raises(LayerError, match="layer 'archive'.*no such directory"):
+    with pytest.raises(LayerError, match=r"layer 'archive'.*no such directory"):
         project.index_all_layers()
     assert "no such directory" in project.layer_status()["archive"]["problem"]
     (tmp_path / "archive").mkdir()

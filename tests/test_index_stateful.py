@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -23,6 +22,8 @@ from copick.models.search import FIELDS
 from projects import OBJECTS
 
 if TYPE_CHECKING:
+    import pytest
+
     from copick.models import CopickRoot
 
 RUNS, USERS, NAMES = ["a", "b", "TS é 1"], ["me", "you"], ["ribosome", "membrane"]

@@ -151,21 +151,7 @@ class Reader:
                 f"SELECT {_ROW}, h.layer, h.listed FROM entities AS e JOIN holdings AS h ON h.entity = e.id WHERE {where}",
                 values,
             ).fetchall()
-        order = {id: at for at, id in enumerate(layers)}
-        held: dict[Row, list[tuple[int, str | None]]] = {}
-        for row in rows:
-            if row[9] in order:
-                held.setdefault(Row._make(row[:9]), []).append((order[row[9]], row[10]))
-        names = list(layers.values())
-        found: dict[tuple[Ref | None, Kind], list[tuple[Ref, Meta, tuple[str, ...]]]] = defaultdict(list)
-        for row, holders in held.items():
-            if len(holders) > 1:
-                holders.sort(key=lambda each: each[0])
-            ref = ref_of(row)
-            meta = _meta(ref, [listed for _, listed in holders])
-            sources = tuple([names[at] for at, _ in holders])
-            found[ref.parent, ref.kind].append((ref, meta, sources))
-        return {place: _listing(children) for place, children in found.items()}
+            return _grouped(rows, layers)
 
     # Finding
 
@@ -334,6 +320,25 @@ class Reader:
 
 def _marks(values: Collection[Any]) -> str:
     return ",".join("?" * len(values))
+
+
+def _grouped(rows: Iterable[tuple[Any, ...]], layers: Mapping[int, str]) -> Listings:
+    """Listings from rows of entities, each with a layer that holds it and what the listing of that says."""
+    order = {id: at for at, id in enumerate(layers)}
+    held: dict[Row, list[tuple[int, str | None]]] = {}
+    for row in rows:
+        if row[9] in order:
+            held.setdefault(Row._make(row[:9]), []).append((order[row[9]], row[10]))
+    names = list(layers.values())
+    found: dict[tuple[Ref | None, Kind], list[tuple[Ref, Meta, tuple[str, ...]]]] = defaultdict(list)
+    for row, holders in held.items():
+        if len(holders) > 1:
+            holders.sort(key=lambda each: each[0])
+        ref = ref_of(row)
+        meta = _meta(ref, [listed for _, listed in holders])
+        sources = tuple([names[at] for at, _ in holders])
+        found[ref.parent, ref.kind].append((ref, meta, sources))
+    return {place: _listing(children) for place, children in found.items()}
 
 
 def _meta(ref: Ref, listed: Sequence[str | None]) -> Meta:
