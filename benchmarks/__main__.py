@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from benchmarks import bookkeeping, cold, listing, policies, processes, report, startup, warm
+from benchmarks import bookkeeping, cold, index, listing, policies, processes, report, startup, warm
 from benchmarks.contenders import Place
 from benchmarks.workloads import FULL, QUICK, Scale, volumes
 
@@ -36,6 +36,9 @@ ROWS: dict[str, Callable[[Bench], Iterator[report.Row]]] = {
     "index": bookkeeping.index,
     "policies": policies.policies,
     "list": listing.listing,
+    "find": index.find,
+    "keep": index.keep,
+    "index-list": index.index_listing,
     "import": startup.imports,
 }
 

@@ -43,6 +43,8 @@ def test_every_row_is_there(results: dict[str, Any]) -> None:
         "index",
         "policies",
         "list",
+        "find",
+        "keep",
         "import",
     }
 

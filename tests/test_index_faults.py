@@ -182,6 +182,8 @@ def test_replaced_while_open(project: CopickRoot, path: Path, tmp_path: Path) ->
         file.unlink()
     indexed_again(project).index_all_layers()
     assert sessions(project) == ["0", "9"]
+    run_of(project).new_picks("ribosome", "7")
+    assert len(indexed_again(project).search("ribosome me 7")["picks"]) == 1
 
 
 def test_locked(

@@ -22,7 +22,7 @@ from copick.cache.store import CachingZarrStore
 from copick.config import CopickConfigCache, CopickConfigFS
 from copick.errors import NotFoundError, ReadOnlyError
 from copick.impl import cache as caches
-from copick.impl import filesystem, multilayer
+from copick.impl import filesystem, multilayer, sqlite_db
 from copick.impl.cache import CopickRootCache
 from copick.impl.manager import LayerManager, ProxyFactory
 from copick.impl.multilayer import (
@@ -215,6 +215,39 @@ def test_config_of_a_directory(tmp_path: Path) -> None:
         True,
     )
     assert filesystem.CopickRootFS(made).query() == []
+
+
+def test_config_of_an_index(tmp_path: Path) -> None:
+    made = sqlite_db.CopickConfigSQLiteDB(
+        db_path=str(tmp_path / "index.db"),
+        layer_name="db",
+        priority=1000,
+        auto_index=True,
+        index_interval=3600,
+    )
+    assert (made.config_type, made.layer_name, made.priority) == ("sqlite_db", "db", 1000)
+    assert (made.db_path, made.auto_index, made.index_interval) == (str(tmp_path / "index.db"), True, 3600)
+    stack = CopickConfigMultilayer(**dict(config(tmp_path, db_config=made)))
+    assert stack.db_config is not None
+    assert stack.db_config.db_path == made.db_path
+
+
+def test_index_root(tmp_path: Path, root: CopickRootMultilayer) -> None:
+    index = sqlite_db.CopickConfigSQLiteDB(db_path=str(tmp_path / "index.db"), auto_index=False)
+    stack = CopickRootMultilayer(config(tmp_path, db_config=index))
+    found = stack.layer_specific("db")
+    assert isinstance(found, sqlite_db.CopickRootSQLiteDB)
+    assert found is stack.layer_manager.db_layer
+    assert found.index_layer("work")["runs"] == 0
+    assert found.index_all_layers()["archive"]["picks"] == 1
+    assert [run.name for run in found.query()] == ["TS_1"]
+    assert [picks.user_id for picks in found.find_objects(object_name="ribosome")["picks"]] == ["them"]
+    assert [run.name for run in found.search("ts 1")["runs"]] == ["TS_1"]
+    assert found.layer_status()["archive"]["indexed"]
+    assert found.get_summary_statistics()["total"]["tomograms"] == 1
+    other = sqlite_db.CopickRootSQLiteDB(index)
+    other.set_layer_manager(stack.layer_manager)
+    assert [run.name for run in other.query()] == ["TS_1"]
 
 
 # The stack

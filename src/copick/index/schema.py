@@ -15,7 +15,7 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from copick.errors import LayerError
@@ -107,6 +107,16 @@ def encoded(word: str) -> str:
     return word if word.isascii() else "".join(c if c.isascii() else f"_{ord(c):06x}" for c in word)
 
 
+class _Open(NamedTuple):
+    """A connection, and what it is to."""
+
+    pid: int
+    file: tuple[int, int]
+    size: int
+    db: sqlite3.Connection
+    writable: bool
+
+
 class Database:
     """The file of an index. Picklable."""
 
@@ -115,8 +125,8 @@ class Database:
         self._forget()
 
     def _forget(self) -> None:
-        self._open: tuple[int, tuple[int, int], sqlite3.Connection, bool] | None = None
-        self._damaged = False
+        self._open: _Open | None = None
+        self._damaged: tuple[int, int] | None = None  # which file is not what SQLite wrote
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}
@@ -190,7 +200,8 @@ class Database:
         except LayerError:
             raise
         except FAILURES as error:
-            self._damaged |= _is_damage(error)
+            if _is_damage(error) and self._open is not None:
+                self._damaged = self._open.file
             self._close()
             raise LayerError(
                 f"the index {self.path} cannot be used: {type(error).__name__}: {error}; "
@@ -204,17 +215,25 @@ class Database:
         """This process's connection to the file that is there now."""
         try:
             status = os.stat(self.path)
-            identity = (status.st_dev, status.st_ino)
+            file = (status.st_dev, status.st_ino)
         except FileNotFoundError:
-            identity = None
-        if self._open is not None:
-            pid, opened, db, writable = self._open
-            if pid == os.getpid() and opened == identity and (writable or not write):
-                return db
+            file = None
+        if (known := self._open) is not None:
+            if file == known.file and status.st_size < known.size:
+                self._damaged = file
+            elif known.pid == os.getpid() and file == known.file and known.writable >= write:
+                return known.db
             self._close()
-        if identity is None and not create:
+        if file is None and not create:
             raise LayerError(f"there is no index {self.path} yet; make it with: copick index build")
         self._check_place()
+        if file is not None and (file == self._damaged or self._is_cut()):
+            self._damaged = file
+            if not create:
+                raise LayerError(f"the index {self.path} is damaged; make it again with: copick index build")
+            if self._is_ours():
+                for each in self._files():
+                    each.unlink(missing_ok=True)
         writable = write or os.access(self.path, os.W_OK)
         try:
             db = self._made(writable, create)
@@ -222,15 +241,15 @@ class Database:
             if write:
                 raise
             writable, db = False, self._made(False, create=False)
+        except sqlite3.DatabaseError:
+            self._damaged = file
+            raise
         status = os.stat(self.path)
-        self._open = os.getpid(), (status.st_dev, status.st_ino), db, writable
+        self._open = _Open(os.getpid(), (status.st_dev, status.st_ino), status.st_size, db, writable)
+        self._damaged = None
         return db
 
     def _made(self, writable: bool, create: bool) -> sqlite3.Connection:
-        if create and self._damaged and self._is_ours():
-            for file in self._files():
-                file.unlink(missing_ok=True)
-        self._damaged = False
         db = self._connected("rwc" if create else "rw" if writable else "ro")
         try:
             try:
@@ -303,6 +322,16 @@ class Database:
         except FileNotFoundError:
             return False
 
+    def _is_cut(self) -> bool:
+        """Whether the file is shorter than its header says. With a log beside it, it may be."""
+        log = self._files()[1]
+        if log.exists() and log.stat().st_size:
+            return False
+        with open(self.path, "rb") as file:
+            header = file.read(100)
+        page, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
+        return self.path.stat().st_size < pages * (65536 if page == 1 else page)
+
     def _check_place(self) -> None:
         from copick import _cachecore
 
@@ -315,14 +344,13 @@ class Database:
             )
 
     def _close(self) -> None:
-        if self._open is not None:
-            pid, _, db, _ = self._open
+        if (known := self._open) is not None:
             self._open = None
-            if pid == os.getpid():
+            if known.pid == os.getpid():
                 with contextlib.suppress(sqlite3.Error):
-                    db.close()
+                    known.db.close()
             else:  # closing it would let go of the parent's locks
-                _inherited.append(db)
+                _inherited.append(known.db)
 
     @staticmethod
     def _end(db: sqlite3.Connection, statement: str) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from copick.errors import LayerError
 from copick.index.reader import Listing, Listings, Reader
@@ -37,6 +37,17 @@ AGAIN_S = 60.0
 """After a failure, or while another process scans, a scan in the background waits so long."""
 
 
+FRESH_S = 0.05
+"""What was read ahead counts so long before it is asked whether another process has changed the index."""
+
+
+class _Ahead(NamedTuple):
+    """Listings of some runs."""
+
+    runs: frozenset[str]
+    listings: Listings
+
+
 class IndexedStack(LayerStack):
     """Layers in order of priority whose listings are remembered in a database.
 
@@ -58,37 +69,28 @@ class IndexedStack(LayerStack):
         self.observers.append(self)
         places = leaves(self)
         self.reader, self.writer = Reader(self.database, places), Writer(self.database, places)
-        # Listings that may be otherwise than the index says: those of these entities and below. None: all.
+        self._by_name = {name: layer for layer in self.layers for name in layer.names}
+        # What may be otherwise than the index says: these entities and what is below. None: everything.
         self._doubts: set[Ref | None] = set()
-        self._changing_now: set[Ref] = (
-            set()
-        )  # what is asked of these must be true: somebody is about to write
+        self._doubted_lists: set[tuple[Ref | None, Kind]] = set()  # those that these entities stand in
+        # Somebody is about to write these: what is asked of them must be true.
+        self._changing_now: set[Ref] = set()
         self._forget_read()
         self._complained = False
 
     def _forget_read(self) -> None:
         self._version: tuple[int, ...] = ()
+        self._checked = 0.0
         self._runs: builtins.list[str] = []
-        self._read: Listings = {}
-        self._covered: set[str] = set()  # the runs whose listings are in `_read`
+        self._ahead = _Ahead(frozenset(), {})
         self._width = 1
 
     def __repr__(self) -> str:
         return f"<IndexedStack {' › '.join(layer.name for layer in self.layers)} in {self.database.path}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        left = {
-            "reader",
-            "writer",
-            "_doubts",
-            "_version",
-            "_runs",
-            "_read",
-            "_covered",
-            "_watch",
-            "_changing_now",
-        }
-        state = {key: value for key, value in super().__getstate__().items() if key not in left}
+        kept = {*vars(LayerStack(())), "config", "database"}
+        state = {key: value for key, value in super().__getstate__().items() if key in kept}
         return {**state, "observers": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,12 +108,15 @@ class IndexedStack(LayerStack):
         except LayerError as error:
             self.complain(error)
             return super().list(parent, kind)
-        known = {name: layer for layer in self.layers for name in layer.names}
-        self._holding[parent, kind] = {
-            ref: tuple({id(known[name]): known[name] for name in names}.values())
-            for ref, names in found.holding.items()
-        }
+        self._holding[parent, kind] = {ref: self._named(names) for ref, names in found.holding.items()}
         return found.metas
+
+    def _named(self, names: Iterable[str]) -> tuple[Layer, ...]:
+        return tuple(dict.fromkeys([self._by_name[name] for name in names]))
+
+    def remember(self, ref: Ref, names: Iterable[str]) -> None:
+        """That these layers hold `ref`, as the index says: nobody asks them again."""
+        self._known(ref)[ref] = self._named(names)
 
     def _listed(self, parent: Ref | None, kind: Kind) -> Listing:
         self.watch()
@@ -122,12 +127,15 @@ class IndexedStack(LayerStack):
                 self._runs = [str(ref.values[0]) for ref in found.holding]
             return found
         run = str(next(parent.walk()).values[0])
-        if run not in self._covered:
-            self._read_ahead(run)
-        return self._read.get((parent, kind), Listing([], {}))
+        ahead = self._ahead
+        if run not in ahead.runs:
+            ahead = self._read_ahead(run)
+        return ahead.listings.get((parent, kind), Listing([], {}))
 
     def _look_for_changes(self) -> None:
         """Forget what was read if the index has changed since."""
+        if time.monotonic() < self._checked + FRESH_S:
+            return
         version = self.database.version()
         if version != self._version:
             self._forget_read()
@@ -135,16 +143,17 @@ class IndexedStack(LayerStack):
             for name, ref, file in self.reader.odd_names():
                 sources[name].call(ref, file)
             self._version = version
+        self._checked = time.monotonic()
 
-    def _read_ahead(self, run: str) -> None:
-        """Read the listings of a run; in a walk over all, those of the next ones, too."""
+    def _read_ahead(self, run: str) -> _Ahead:
+        """The listings of a run; in a walk over all, those of the next ones, too."""
         at = bisect_left(self._runs, run)
         is_known = self._runs[at : at + 1] == [run]
-        walks = is_known and at > 0 and self._runs[at - 1] in self._covered
+        walks = is_known and at > 0 and self._runs[at - 1] in self._ahead.runs
         self._width = min(4 * self._width, AHEAD) if walks else 1
         names = self._runs[at : at + self._width] if is_known else [run]
-        self._read = self.reader.inside(names[0], names[-1])
-        self._covered = set(names)
+        self._ahead = found = _Ahead(frozenset(names), self.reader.inside(names[0], names[-1]))
+        return found
 
     def exists(self, ref: Ref) -> bool:
         if ref not in self._changing_now and not self._in_doubt(ref.parent, ref.kind):
@@ -159,32 +168,42 @@ class IndexedStack(LayerStack):
 
     def refresh(self, ref: Ref | None = None) -> None:
         super().refresh(ref)
-        self._doubts.add(ref)
+        self._doubt(ref)
+
+    def _doubt(self, *refs: Ref | None) -> None:
+        self._doubts.update(refs)
+        self._doubted_lists.update((ref.parent, ref.kind) for ref in refs if ref is not None)
+
+    def _believe(self, refs: set[Ref | None]) -> None:
+        self._doubts -= refs
+        self._doubted_lists = {(ref.parent, ref.kind) for ref in self._doubts if ref is not None}
 
     def _in_doubt(self, parent: Ref | None, kind: Kind) -> bool:
-        return any(
-            doubt is None
-            or (parent is not None and parent.within(doubt))
-            or (doubt.parent == parent and doubt.kind is kind)
-            for doubt in self._doubts
-        )
+        if not self._doubts:
+            return False
+        if None in self._doubts or (parent, kind) in self._doubted_lists:
+            return True
+        return parent is not None and any(each in self._doubts for each in parent.walk())
 
     def settle(self) -> None:
         """Have the index look at what was refreshed. Raises LayerError, also if it does not know all layers."""
         self._look_for_changes()
-        doubts = set(self._doubts)
+        if not (doubts := set(self._doubts)):
+            return
+        self.reader.scanned()  # who only asks makes no index
         if None in doubts:
             self.update()
             return
         for run in {run_of(doubt) for doubt in doubts if doubt is not None}:
             self.writer.update(run=run)
-        self._doubts -= doubts
+        self._believe(doubts)
 
     # Changes
 
     def changed(self, layer: Layer, ref: Ref) -> None:
         if not self.writer.changed(layer, ref):
-            self._doubts.update(ref.walk())
+            self._doubt(*ref.walk())
+        self._forget_read()
         self._changing_now.discard(ref)
 
     def _forget(self, ref: Ref, *changed: Layer) -> None:
@@ -205,7 +224,8 @@ class IndexedStack(LayerStack):
         doubts = set(self._doubts)
         self.writer.update(chosen, full=full, workers=workers, pace=pace)
         if chosen is None:
-            self._doubts -= doubts
+            self._believe(doubts)
+        self._forget_read()
         self._complained = False
 
     def complain(self, error: Exception) -> None:

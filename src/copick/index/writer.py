@@ -17,6 +17,7 @@ import socket
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from copick.errors import CopickError, FormatError, LayerError
@@ -113,7 +114,7 @@ class Writer:
 
     def __init__(self, database: Database, layers: Sequence[Layer]) -> None:
         self.database, self.layers = database, tuple(layers)
-        self._words: set[str] = set()  # that are in the vocabulary
+        self._words: set[str] = set()  # that this transaction put into the vocabulary
 
     # Scans
 
@@ -139,7 +140,7 @@ class Writer:
             LayerError: The index cannot be written, or a layer could not be asked; what was found until then counts.
         """
         wanted = [layer for layer in self.layers if names is None or layer.name in set(names)]
-        with self.database.writing(create=True) as db:
+        with self._writing(create=True) as db:
             for layer in self.layers:
                 self._register(db, layer)
         failed = []
@@ -156,10 +157,16 @@ class Writer:
         if failed:
             raise LayerError("; ".join(failed))
 
+    @contextmanager
+    def _writing(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+        with self.database.writing(create=create) as db:
+            self._words.clear()
+            yield db
+
     def lease(self) -> bool:
         """Become the process that scans; False if another one does."""
         holder, now = f"{socket.gethostname()} {os.getpid()}", time.time()
-        with self.database.writing(create=True) as db:
+        with self._writing(create=True) as db:
             row = db.execute("SELECT holder, until FROM lease").fetchone()
             if row is not None and row[0] != holder and now < row[1] < now + 2 * LEASE_S:
                 return False
@@ -181,7 +188,7 @@ class Writer:
 
     def _note(self, layer: Layer, **fields: Any) -> None:
         told = ", ".join(f"{name} = :{name}" for name in fields)
-        with self.database.writing() as db:
+        with self._writing() as db:
             db.execute(f"UPDATE layers SET {told} WHERE name = :layer", {**fields, "layer": layer.name})
 
     def _scan(self, layer: Layer, run: str | None, full: bool, workers: int, pace: float) -> None:
@@ -282,7 +289,7 @@ class Writer:
     # Writing
 
     def _write(self, layer: Layer, looks: Sequence[Look]) -> None:
-        with self.database.writing() as db:
+        with self._writing() as db:
             known = self._known(layer, [look.run for look in looks])
             for look in looks:
                 now = known.get(look.run, Known(None, 0))
@@ -309,7 +316,7 @@ class Writer:
             )
             gone = [name for (name,) in rows if name not in names and run in (None, name)]
         for name in gone:
-            with self.database.writing() as db:
+            with self._writing() as db:
                 if not layer.source.exists(Ref(RUN, (name,))):  # nor was it made meanwhile
                     self._apply(db, layer, Look(layer.name, name, None, {}, 0))
                     db.execute(
@@ -423,8 +430,6 @@ class Writer:
         if new := [code for code in codes if code not in self._words]:
             db.executemany("INSERT OR IGNORE INTO vocabulary VALUES (?)", [(code,) for code in new])
             self._words.update(new)
-        if len(self._words) > 200_000:  # it only saves asking
-            self._words.clear()
 
     @staticmethod
     def _remove(db: sqlite3.Connection, id: int, layer_id: int) -> None:
@@ -452,7 +457,7 @@ class Writer:
 
     def _note_change(self, layer: Layer, ref: Ref) -> None:
         run = run_of(ref)
-        with self.database.writing() as db:  # alone: of two that write at once, the later sees what both did
+        with self._writing() as db:  # alone: of two that write at once, the later sees what both did
             row = db.execute(
                 "SELECT id FROM layers WHERE name = ? AND location = ?", (layer.name, layer.location)
             ).fetchone()

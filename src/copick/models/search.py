@@ -502,7 +502,13 @@ def _sums(things: Iterable[Thing]) -> dict[str, int]:
 def _entities(root: CopickRoot, things: Iterable[Thing]) -> list[Any]:
     """The entities of a project that things are; those it has listed are these."""
     known: dict[Ref, Any] = {}
-    return [_entity(root, thing.ref, known) for thing in things]
+    stack = index_of(root)
+    found = []
+    for thing in things:
+        if stack is not None:
+            stack.remember(thing.ref, thing.sources)
+        found.append(_entity(root, thing.ref, known))
+    return found
 
 
 def _entity(root: CopickRoot, ref: Ref, known: dict[Ref, Any]) -> Any:
