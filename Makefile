@@ -20,7 +20,7 @@ test-python: $(VENV)/.test
 stress: $(VENV)/.test
 	CI= COPICK_STRESS=1 $(BIN)/python -m pytest -o timeout=0 $(STRESS)
 
-STRESS = tests/test_stack_stateful.py tests/test_tree_stateful.py tests/test_write_rules.py
+STRESS = tests/test_stack_stateful.py tests/test_tree_stateful.py tests/test_write_rules.py tests/test_index_stateful.py
 
 # The native core alone, without Python. `asan` and `tsan` run the same tests under the sanitizers.
 test-cpp: $(VENV)/.test

@@ -126,9 +126,7 @@ def test_arrows(path: Path) -> None:
             assert allowed or target == own, f"{path.relative_to(SOURCE)} must not import {name}"
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if part_of(p) in {*MODELS, "copick", "impl"}], ids=str
-)
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) in {*MODELS, "copick", "impl"}], ids=str)
 def test_heavy_modules_are_imported_where_they_are_used(path: Path) -> None:
     if part_of(path) in {"cache", "index"} or path.name in {"cached.py", "places.py", "stores.py"}:
         return

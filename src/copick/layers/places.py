@@ -15,7 +15,6 @@ import secrets
 import shutil
 import stat
 import sys
-import time
 import weakref
 from functools import cached_property, partial
 from http import HTTPStatus
@@ -25,12 +24,13 @@ from urllib.parse import unquote
 
 from copick.layers.ahead import Ahead, Entry, FoldersAhead, StoreAhead
 from copick.layers.protocols import OBJECT_STORES, filesystem_class, with_timeouts
+from copick.layers.stamps import local_stamps, remote_stamps
 from copick.layers.tags import read_at, tag_at
 from copick.util.folders import standing
 from copick.util.urls import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from zarr.abc.store import Store
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 ROOT_DOCUMENTS = {"zarr.json", ".zgroup", ".zattrs", ".zmetadata"}
 """What makes a folder an array group: written last and removed first, so that a part of one does not look whole."""
 
-
-RACY_NS = 2 * 10**9
-"""A file that was changed so lately may change again without another time of change: some filesystems count in 2 s."""
 
 TRIES = 10
 """How often a directory is made that others remove meanwhile."""
@@ -132,17 +129,7 @@ class LocalPlace:
         return None
 
     def stamps(self, path: str, parts: Sequence[str]) -> dict[str, str | None] | None:
-        recent = time.time_ns() - RACY_NS
-        found: dict[str, str | None] = {}
-        with os.scandir(self._at(path)) as entries:
-            for entry in entries:
-                # An array that is put in place whole is another folder; what is new in a run tells nothing of the run.
-                stats = [] if len(parts) == 1 else [_status(entry.path)]
-                stats += [_status(f"{entry.path}{os.sep}{part}") for part in parts]
-                told = [each for each in stats if each is not None]
-                racy = any(each[0] > recent for each in told)
-                found[entry.name] = None if racy else repr(stats)
-        return found
+        return local_stamps(self._at(path), parts)
 
     def has_file(self, path: str) -> bool:
         return os.path.isfile(self._at(path))
@@ -307,18 +294,8 @@ class RemotePlace:
     def stamps(self, path: str, parts: Sequence[str]) -> dict[str, str | None] | None:
         if self.is_http:  # pages of links tell no times
             return None
-        if not parts:
-            return {
-                _base(item): _stamp(item) for item in self.fs.ls(self._at(path), detail=True, refresh=True)
-            }
-        found: dict[str, str | None] = {}
-        for entry in self.entries(path):
-            found[entry.name] = None
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                inside = self.fs.ls(self._at(f"{path}/{entry.name}"), detail=True, refresh=True)
-                told = {_base(item): _stamp(item) for item in inside}
-                found[entry.name] = _joined(told.get(name, "") for name in parts if "/" not in name)
-        return found
+        folders = [entry.name for entry in self.entries(path)] if parts else []
+        return remote_stamps(self.fs, self._at(path), folders, parts)
 
     def ask(self, path: str) -> list[Entry]:
         """What a folder holds, by a request of its own."""
@@ -530,31 +507,6 @@ class RemotePlace:
             isinstance(error, ConnectionError | TimeoutError | EOFError) or names & _LOST
         ):
             self._open = None
-
-
-def _status(path: str) -> tuple[int, int, int] | None:
-    """What changes with a file: when it was changed, its size, which file it is. None = there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _base(item: dict[str, Any]) -> str:
-    return str(item["name"]).rstrip("/").rpartition("/")[2]
-
-
-def _stamp(item: dict[str, Any]) -> str | None:
-    """What a listing tells of the content of a file. None = not enough."""
-    told = [item.get(key) for key in ("ETag", "etag", "LastModified", "last_modified", "mtime")]
-    known = [str(value) for value in told if value]
-    return " ".join([*known, str(item.get("size"))]) if known else None
-
-
-def _joined(stamps: Iterable[str | None]) -> str | None:
-    told = list(stamps)
-    return None if None in told else " | ".join(map(str, told))
 
 
 def _swap(
