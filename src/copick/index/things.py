@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -277,8 +277,9 @@ class Thing:
 
     def words(self) -> set[str]:
         """What a search for text looks at."""
-        texts = [value for value in self.names.values() if isinstance(value, str)]
-        texts += [value for _, value in facts(self.metadata) if isinstance(value, str)]
+        texts = {value for value in self.names.values() if isinstance(value, str)}
+        if metadata := self.metadata:
+            texts.update(value for _, value in facts(metadata) if isinstance(value, str))
         return {word for text in texts for word in split_words(text)}
 
 
@@ -299,8 +300,10 @@ def is_author(key: str) -> bool:
     return "author" in key.casefold()
 
 
-def split_words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.casefold())
+@lru_cache(maxsize=4096)
+def split_words(text: str) -> tuple[str, ...]:
+    """The words of a text as they are compared: letters and digits, whatever their case."""
+    return tuple(re.findall(r"[^\W_]+", text.casefold()))
 
 
 def rank(terms: Sequence[str], words: set[str]) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ Either way the same rules say what is found (`copick.index.things`), so the resu
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -518,6 +519,7 @@ def _entity(root: CopickRoot, ref: Ref, known: dict[Ref, Any]) -> Any:
     return known[ref]
 
 
+@functools.cache
 def entity_class(kind: Kind) -> type[Entity]:
     """The class of the entities of a kind."""
     return next(cls for cls in _subclasses(Entity) if kind in getattr(cls, "kinds", ()))
