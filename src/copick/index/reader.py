@@ -68,17 +68,27 @@ class Row(NamedTuple):
 _ROW = ", ".join(f"e.{column}" for column in Row._fields)
 
 
-def ref_of(row: Row) -> Ref:
-    """The address that a row stands for."""
-    kind = kind_named(row.kind)
-    return Ref(kind, key_values(kind, row[4:]), _above(_PARENT[kind], row))
+def ref_of(row: Row, parents: dict[tuple[Any, ...], Ref] | None = None) -> Ref:
+    """The address that a row stands for. `parents`: those made before, so that there is one object of each."""
+    kind = kind_named(row[1])
+    return Ref(
+        kind, key_values(kind, row[4:9]), _above(_PARENT[kind], row, {} if parents is None else parents)
+    )
 
 
-def _above(kind: Kind | None, row: Row) -> Ref | None:
+def _above(kind: Kind | None, row: Row, made: dict[tuple[Any, ...], Ref]) -> Ref | None:
     if kind is None:
         return None
-    told = row.run if kind is RUN else row.size if "voxel_size" in kind.identity else row.tomogram
-    return Ref(kind, (told,), _above(_PARENT[kind], row))
+    path = (
+        row[2:3]
+        if kind is RUN
+        else (row[2], row[7])
+        if "voxel_size" in kind.identity
+        else (row[2], row[7], row[3])
+    )
+    if path not in made:
+        made[path] = Ref(kind, path[-1:], _above(_PARENT[kind], row, made))
+    return made[path]
 
 
 class Listing(NamedTuple):
@@ -323,21 +333,24 @@ def _marks(values: Collection[Any]) -> str:
     return ",".join("?" * len(values))
 
 
-def _grouped(rows: Iterable[tuple[Any, ...]], layers: Mapping[int, str]) -> Listings:
+def _grouped(rows: Iterable[Any], layers: Mapping[int, str]) -> Listings:
     """Listings from rows of entities, each with a layer that holds it and what the listing of that says."""
     order = {id: at for at, id in enumerate(layers)}
-    held: dict[Row, list[tuple[int, str | None]]] = {}
+    alone = {id: (name,) for id, name in layers.items()}
+    first: dict[int, Any] = {}
+    several: dict[int, list[Any]] = {}
     for row in rows:
-        if row[9] in order:
-            held.setdefault(Row._make(row[:9]), []).append((order[row[9]], row[10]))
-    names = list(layers.values())
+        if row[9] in order and first.setdefault(row[0], row) is not row:
+            several.setdefault(row[0], [first[row[0]]]).append(row)
+    parents: dict[tuple[Any, ...], Ref] = {}
     found: dict[tuple[Ref | None, Kind], list[tuple[Ref, Meta, tuple[str, ...]]]] = defaultdict(list)
-    for row, holders in held.items():
-        if len(holders) > 1:
-            holders.sort(key=lambda each: each[0])
-        ref = ref_of(row)
-        meta = _meta(ref, [listed for _, listed in holders])
-        sources = tuple([names[at] for at, _ in holders])
+    for id, row in first.items():
+        ref = ref_of(row, parents)
+        if id in several:
+            held = sorted(several[id], key=lambda each: order[each[9]])
+            meta, sources = _meta(ref, [each[10] for each in held]), tuple([layers[each[9]] for each in held])
+        else:
+            meta, sources = _meta(ref, row[10:]), alone[row[9]]
         found[ref.parent, ref.kind].append((ref, meta, sources))
     return {place: _listing(children) for place, children in found.items()}
 
