@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from copick.errors import FormatError
@@ -50,6 +50,7 @@ def test_pages_give_each_row_once(server: PortalServer, rows: int, at_once: int)
 
 
 @given(TEXT, st.sampled_from(["raw", "filtered_even"]), st.none() | TEXT, st.none() | st.booleans())
+@example(".", "raw", None, None)
 def test_types_of_tomograms_can_be_file_names(
     method: str, processing: str, software: str | None, corrected: bool | None
 ) -> None:

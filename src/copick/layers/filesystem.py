@@ -277,12 +277,12 @@ class FilesystemLayer(Layer):
         names = _ARRAY_TAGGED if path else _GROUP_TAGGED
         # What one volume of a layer is, the next one probably is, too: that saves a request.
         for name in sorted(names, key=lambda name: (name == V3) != self._is_v3):
-            with self._asking(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                tag = self.place.tag(f"{folder}/{name}")
+            file = f"{folder}/{name}"
+            with self._asking(file), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                tag = self.place.tag(file)
                 self._is_v3 = name == V3
-                if (
-                    tag is not None and self.is_local
-                ):  # also tells of chunks that were put into the folder itself
+                # A directory's own tag also tells of chunks that were put into it.
+                if tag is not None and self.is_local:
                     tag = f"{tag} {self.place.tag(folder)}"
                 return tag and f"{name} {tag}"
         self._check_root()

@@ -338,9 +338,8 @@ def tomo_type(tomogram: PortalTomogram) -> str:
     """How a tomogram was made, as one word: `wbp-denoised-cryocare-ctfdeconv`."""
     said = [tomogram.method, tomogram.processing, tomogram.software]
     words = [camel_case(text) for text in said if text]
-    return sanitize_name(
-        "-".join([*words, *(["ctfdeconv"] if tomogram.ctf_corrected else [])]), suppress_warnings=True
-    )
+    name = "-".join([*words, *(["ctfdeconv"] if tomogram.ctf_corrected else [])])
+    return sanitize_name(name, suppress_warnings=True).lstrip(".")  # a file with a dot first is hidden
 
 
 def camel_case(text: str) -> str:
