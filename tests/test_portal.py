@@ -397,6 +397,22 @@ def test_the_cache_serves_what_was_read(
     assert (s3.requests, server.requests) == ([], [])
 
 
+def test_an_index_reads_what_the_portal_says_once(
+    config: dict[str, Any], tmp_path: Path, server: PortalServer, s3: S3Server
+) -> None:
+    index = {"db_path": str(tmp_path / "index.db"), "auto_index": False}
+    root = stacked(config, tmp_path, db_config=index)
+    root.index_all_layers()
+    assert s3.requests
+    expected = [(str(picks.ref), len(picks.points)) for picks in root.runs[0].picks]
+    s3.requests.clear()
+    again = stacked(config, tmp_path, db_config=index)
+    again.index_all_layers()
+    found = again.find_objects("picks", point_count_min=1, layer="portal")["picks"]
+    assert {str(picks.ref) for picks in found} >= {ref for ref, count in expected if count}
+    assert s3.requests == []
+
+
 def test_the_cache_knows_no_objects(
     config: dict[str, Any], tmp_path: Path, server: PortalServer, own_managers: None
 ) -> None:

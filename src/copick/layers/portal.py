@@ -125,6 +125,10 @@ class PortalLayer(Layer):
                 metas = [self._meta(file) for file in self._files(run, kind)]
         return sorted(metas, key=kind.key)
 
+    def stamps(self, parent: Ref | None, kind: Kind) -> dict[str, str | None]:
+        # What the portal changes gets another id.
+        return {kind.file_name(kind.key(meta)): _portal_id(meta) for meta in self.list(parent, kind)}
+
     def exists(self, ref: Ref) -> bool:
         if ref.kind is RUN:
             return self._run_of(ref) is not None
@@ -332,6 +336,13 @@ class _Bucket(FilesystemLayer):
 
     def volume(self, path: str) -> Store:
         return self._store(path, path, read_only=True)
+
+
+def _portal_id(meta: Meta) -> str:
+    said = getattr(meta, "portal_metadata", None)
+    if said is not None:
+        return str(said.annotation_file_id)
+    return str(getattr(meta, "portal_tomo_id", None) or getattr(meta, "portal_vs_id", None) or meta)
 
 
 def tomo_type(tomogram: PortalTomogram) -> str:
