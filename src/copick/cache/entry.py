@@ -13,6 +13,7 @@ import numpy as np
 
 from copick import _cachecore
 from copick.cache import info
+from copick.cache.decode import decode_blosc
 from copick.cache.geometry import MAX_ENCODED_RATIO, Geometry, blosc, zarr_document
 from copick.cache.items import expired, expiry, has_ended
 
@@ -200,7 +201,7 @@ class Entry:
             return None
         decoded = np.empty(self.geometry.chunks, self.geometry.dtype)
         try:
-            codec_for(self.geometry.dtype).decode(payload, out=as_bytes(decoded))
+            decode_blosc(codec_for(self.geometry.dtype), payload, as_bytes(decoded))
         except Exception as error:  # noqa: BLE001 (the checksum was right: written wrongly, or by another version)
             self._manager.failed("decode", error)
             self.native.remove(chunk)

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     import zarr
 
 CHUNK_BYTES = 8 << 20
+MAX_CELL_BYTES = 4 << 30
+"""A source with larger chunks is not cached: nobody writes such, and who says so wants to fill the memory."""
 MAX_ENCODED_RATIO = 0.8
 """An array is cached decoded if encoding saves less than this (encoded / raw)."""
+CODEC_OVERHEAD = 16
+"""Bytes that blosc adds at most to what it cannot compress."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Geometry:
         dtype = np.dtype(array.dtype)
         if dtype.hasobject or dtype.itemsize == 0 or dtype.kind == "T" or (not array.chunks and array.shape):
             return None
+        if prod(array.chunks) * dtype.itemsize > MAX_CELL_BYTES:
+            return None
         fill = np.zeros((), dtype) if array.fill_value is None else np.full((), array.fill_value, dtype)
         shape, chunks = tuple(array.shape), tuple(array.chunks)
         return cls(
@@ -58,6 +64,16 @@ class Geometry:
     def same_data(self, other: Geometry) -> bool:
         """Whether both describe the same elements, however they are divided."""
         return (self.shape, self.dtype, self.fill) == (other.shape, other.dtype, other.fill)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Of a decoded chunk."""
+        return prod(self.chunks) * self.dtype.itemsize
+
+    @property
+    def most_stored(self) -> int:
+        """No chunk file holds more bytes, but for its checksum: what a codec cannot make smaller it stores as it is."""
+        return self.chunk_bytes + CODEC_OVERHEAD
 
     @property
     def prefix(self) -> str:
@@ -91,10 +107,20 @@ class Geometry:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Geometry:
-        return cls(
+        """Raises KeyError, TypeError or ValueError for what `to_json` never wrote."""
+        found = cls(
             tuple(document["shape"]), _dtype_from_json(document["dtype"]), bytes.fromhex(document["fill"]),
             tuple(document["chunks"]), tuple(document["cells"]), document["zarr_format"],
         )  # fmt: skip
+        axes = (found.shape, found.chunks, found.cells)
+        whole = all(type(size) is int for axis in axes for size in axis) and len(set(map(len, axes))) == 1
+        if not whole or min((*found.shape, 0)) < 0 or min((*found.chunks, *found.cells, 1)) < 1:
+            raise ValueError(f"no geometry of an array: {document}")
+        if max(found.chunk_bytes, prod(found.cells) * found.dtype.itemsize) > MAX_CELL_BYTES:
+            raise ValueError(f"chunks of {found.chunks} are larger than any that were ever cached")
+        if found.dtype.hasobject or len(found.fill) != found.dtype.itemsize or not found.dtype.itemsize:
+            raise ValueError(f"a fill value of {len(found.fill)} bytes for {found.dtype}")
+        return found
 
 
 def grid(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:

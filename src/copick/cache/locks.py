@@ -201,7 +201,7 @@ class SharedRecord:
         with self._mutex, self._locks.hold(self._number, timeout=5):
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
             try:
-                before = _parsed(os.read(fd, _MOST))
+                before = self.parse(os.read(fd, _MOST))
                 after = step(before)
                 if after is not None and after != before:
                     # In place, which is quicker: who is killed meanwhile leaves a record that does not check.
@@ -213,11 +213,15 @@ class SharedRecord:
             finally:
                 os.close(fd)
 
-
-def _parsed(data: bytes) -> dict[str, Any] | None:
-    checksum, _, body = data.partition(b" ")
-    document = json.loads(body) if checksum == _checksum(body) else None
-    return document if isinstance(document, dict) else None
+    @staticmethod
+    def parse(data: bytes) -> dict[str, Any] | None:
+        """The record, from what its file holds; None if it is damaged."""
+        checksum, _, body = data.partition(b" ")
+        try:
+            document = json.loads(body) if checksum == _checksum(body) else None
+        except (ValueError, RecursionError):  # nobody's accident
+            return None
+        return document if isinstance(document, dict) else None
 
 
 def _checksum(data: bytes) -> bytes:

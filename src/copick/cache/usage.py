@@ -35,6 +35,16 @@ class Usage(NamedTuple):
     counts: int = 0
     """How often the files were counted."""
 
+    @classmethod
+    def of(cls, document: dict[str, Any] | None) -> Usage | None:
+        """From what the file says; None if it says nothing, or is of another version."""
+        try:
+            usage = None if document is None else cls(**document)
+            numbers = [] if usage is None else [*usage.chunks.values(), *usage[1:]]
+        except (TypeError, AttributeError):
+            return None
+        return usage if all(type(number) is int for number in numbers) else None
+
     @property
     def size(self) -> int:
         """Bytes of all chunks."""
@@ -78,7 +88,7 @@ class Ledger:
         """Book changes; returns what is right now, or None if nobody has counted yet: then nothing is booked. Raises OSError."""
 
         def booked(before: dict[str, Any] | None) -> dict[str, Any] | None:
-            usage = _usage(before)
+            usage = Usage.of(before)
             if usage is None:
                 return None
             sizes = dict(usage.chunks)
@@ -90,7 +100,7 @@ class Ledger:
                 evictions=usage.evictions + evictions,
             )._asdict()
 
-        return _usage(self._record.change(booked))
+        return Usage.of(self._record.change(booked))
 
     def now(self) -> Usage:
         """What lies in the folder and is about to be written. Raises OSError, also while the files are being counted."""
@@ -131,19 +141,12 @@ class Ledger:
         """
 
         def begun(before: dict[str, Any] | None) -> dict[str, Any]:
-            known = _usage(before) or Usage(
+            known = Usage.of(before) or Usage(
                 {}, counts=secrets.randbits(30)
             )  # no count of before has this number
             sizes = Counter(chunks)
             sizes.update(self._reserved)
             return Usage(dict(sizes), documents, known.evictions, known.counts + 1)._asdict()
 
-        usage = _usage(self._record.change(begun))
+        usage = Usage.of(self._record.change(begun))
         self._counted = usage.counts if usage else -1
-
-
-def _usage(document: dict[str, Any] | None) -> Usage | None:
-    try:
-        return None if document is None else Usage(**document)
-    except TypeError:  # of another version
-        return None

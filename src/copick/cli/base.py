@@ -45,13 +45,13 @@ def group(name: str | None = None) -> Callable[[Callable[..., Any]], CoreGroup]:
     return click.group(name, cls=CoreGroup)
 
 
-def project(config: str | None) -> CopickRoot:
-    """The project of a command. Raises UsageError if none is named, or ConfigError."""
+def project(config: str | None, *, cache: str | None = None) -> CopickRoot:
+    """The project of a command, `cache`: read through that folder. Raises UsageError if none is named, or ConfigError."""
     if config is None:
         raise click.UsageError("name the project: --config FILE, or COPICK_CONFIG in the environment")
     from copick import from_file
 
-    return from_file(config)
+    return from_file(config, cache=cache)
 
 
 def finish(done: str, errors: Iterable[str]) -> None:

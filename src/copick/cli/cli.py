@@ -9,6 +9,7 @@ import click
 
 from copick.cli import add_object, add_picks  # noqa: F401 (commands of `copick add`)
 from copick.cli.add import add
+from copick.cli.cache import cache_group
 from copick.cli.config import config_group
 from copick.cli.demo import demo
 from copick.cli.ext import load_plugin_commands, plugin_entries
@@ -68,7 +69,7 @@ _PLUGIN_GROUPS = (inference, training, evaluation, process, convert, logical, se
 
 def add_core_commands(cmd: G) -> G:
     """Add copick's own commands to a group."""
-    for command in (add, config_group, cp, demo, find, index, info, mv, new, rm, search, stats, sync):
+    for command in (add, cache_group, config_group, cp, demo, find, index, info, mv, new, rm, search, stats, sync):
         cmd.add_command(command)
     return cmd
 
