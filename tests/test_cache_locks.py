@@ -134,7 +134,7 @@ def test_the_locks_of_a_killed_process_are_free(tmp_path: Path, kind: str) -> No
 
 
 def test_a_folder_without_room_for_locks_is_an_error(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(OSError, match=r"locks|lock-"), RangeLocks(tmp_path / "nowhere").hold(1, 0):
+    with pytest.raises(OSError, match="nowhere"), RangeLocks(tmp_path / "nowhere").hold(1, 0):
         pass
 
 

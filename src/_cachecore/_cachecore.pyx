@@ -2,6 +2,7 @@
 """The one file that knows both Python and the native core. It adapts; it decides nothing."""
 
 from cpython.buffer cimport PyBuffer_FillInfo
+from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libcpp cimport bool as cbool
 from libcpp.memory cimport make_shared, shared_ptr
@@ -52,6 +53,8 @@ cdef extern from "file.hpp" namespace "copick" nogil:
     cdef cppclass CDirectory "copick::Directory":
         CDirectory(const string&) except +copick_translate
         cbool network()
+    int c_open_plain "copick::open_plain"(const string&, int)
+    int c_walk_plain "copick::walk_plain"(const string&, int)
     void c_inject "copick::inject"(int, int)
 
 cdef extern from "generations.hpp" namespace "copick" nogil:
@@ -690,7 +693,24 @@ NUMBERS = kNumbers
 
 def on_network(str directory):
     """Whether a directory lies on a network filesystem, where mappings are unsafe. Raises OSError."""
-    return make_shared[CDirectory](<string>os.fsencode(directory)).get().network()
+    cdef CDirectory* opened = new CDirectory(<string>os.fsencode(directory))
+    cdef cbool network = opened.network()
+    del opened
+    return network
+
+
+def open_plain(str path, int flags, cbool walk=False):
+    """A descriptor of a file or directory. Raises OSError: also if any part of its path is a symbolic link.
+
+    `walk`: for tests, as systems do that cannot do it in one call. POSIX only.
+    """
+    cdef string name = os.fsencode(path)
+    cdef int fd
+    with nogil:
+        fd = c_walk_plain(name, flags) if walk else c_open_plain(name, flags)
+    if fd < 0:
+        raise OSError(errno, os.strerror(errno), path)
+    return fd
 
 
 def pool_idle_bytes():

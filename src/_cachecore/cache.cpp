@@ -26,6 +26,9 @@ void share_out(std::size_t n, int threads, Work&& work) {
   for (std::thread& helper : helpers) helper.join();
 }
 
+// What a codec adds at most to data that it cannot compress.
+constexpr std::size_t kCodecOverhead = 16;
+
 // Results that do not stay in the processor's caches anyway are written past them.
 constexpr std::int64_t kStreamBytes = std::int64_t{32} << 20;
 
@@ -108,8 +111,9 @@ BlockRef Cache::payload(const Array& array, std::uint64_t chunk, bool map) {
   BlockRef block;
   int error = 0;
   const std::string name = array.name(chunk);
-  const std::size_t expected = array.encoded() ? Directory::any_size : array.chunk_bytes();
-  switch (array.directory().load(name, expected, map, block, error)) {
+  const std::size_t least = array.encoded() ? 0 : array.chunk_bytes();
+  const std::size_t most = array.chunk_bytes() + (array.encoded() ? kCodecOverhead : 0);
+  switch (array.directory().load(name, least, most, map, block, error)) {
     case Found::whole:
       chunk_loads_.fetch_add(1, std::memory_order_relaxed);
       saved_.fetch_add(array.chunk_bytes(), std::memory_order_relaxed);

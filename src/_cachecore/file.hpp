@@ -7,7 +7,8 @@
 // power loss a file may be short or wrong, and the check at the first read of each process finds that. A file is never changed
 // or truncated once it has its name, only replaced or removed, so a mapping of it stays valid for as long as it is held.
 //
-// Errors are errno values; 0 is success. Names are relative to a Directory, with '/' between their parts.
+// Errors are errno values; 0 is success. Names are relative to a Directory, with '/' between their parts; symbolic links are not
+// followed, neither below a Directory nor on the way to it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -68,18 +69,24 @@ class Directory {
   bool has(const std::string& name) const noexcept;
   int remove(const std::string& name) const noexcept;
 
-  // The payload of a chunk file, after checking its length (`expected` bytes, or any if it is `any_size`) and its checksum.
+  // The payload of a chunk file, after checking its length (`least` to `most` bytes) and its checksum.
   // Mapped if `map` and the filesystem is local, else read. `error` gets the errno when it `failed`.
-  Found load(const std::string& name, std::size_t expected, bool map, BlockRef& block, int& error) const noexcept;
+  Found load(const std::string& name, std::size_t least, std::size_t most, bool map, BlockRef& block,
+             int& error) const noexcept;
 
-  static constexpr std::size_t any_size = static_cast<std::size_t>(-1);
   static constexpr std::size_t trailer = 4;
 
  private:
   std::string path_;
   std::intptr_t handle_ = -1;
   bool network_ = false;
+  unsigned mode_ = 0700;  // what is made below has it, too (files without the right to be executed)
 };
+
+// A descriptor of what is there already, or -1 and errno: no part of the path may be a symbolic link, so that who can write in the
+// cache folder cannot lead others out of it. `walk_plain` does the same part by part, as older systems must. (POSIX only.)
+int open_plain(const std::string& path, int flags) noexcept;
+int walk_plain(const std::string& path, int flags) noexcept;
 
 // Test points of the commit protocol, in order. `inject(step, action)` makes the process act when it next gets there, once:
 // 'K' dies by SIGKILL, any other number is returned as the errno of that step; 0 clears.

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #if defined(__APPLE__)
@@ -10,6 +11,7 @@
 #include <sys/param.h>
 #endif
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -43,6 +45,14 @@ class Descriptor {
   int fd_;
 };
 
+#if defined(O_PATH)
+constexpr int kWalk = O_PATH;  // a folder above may be one that we may not list
+#elif defined(O_SEARCH)
+constexpr int kWalk = O_SEARCH;
+#else
+constexpr int kWalk = O_RDONLY;
+#endif
+
 int open_at(int dir, const char* name, int flags, mode_t mode = 0) noexcept {
   int fd;
   do fd = ::openat(dir, name, flags | O_CLOEXEC | O_NOFOLLOW, mode);
@@ -50,25 +60,124 @@ int open_at(int dir, const char* name, int flags, mode_t mode = 0) noexcept {
   return fd;
 }
 
-// Creates the directories above the last part of `name`.
-int make_parents(int dir, const std::string& name) noexcept {
-  std::string part;
-  for (std::size_t at = name.find('/'); at != std::string::npos; at = name.find('/', at + 1)) {
-    part.assign(name, 0, at);
-    if (::mkdirat(dir, part.c_str(), 0700) && errno != EEXIST) return errno;
+// Part by part, for systems that cannot do it in one call.
+int walk_to(int dir, const char* path, int flags) noexcept try {
+  int above = path[0] == '/' ? open_at(AT_FDCWD, "/", kWalk | O_DIRECTORY) : open_at(dir, ".", kWalk | O_DIRECTORY);
+  for (const char* part = path; above >= 0;) {
+    while (*part == '/') ++part;
+    const char* end = part;
+    while (*end && *end != '/') ++end;
+    if (!*part) return above;
+    const std::string name(part, end);
+    while (*end == '/') ++end;
+    const bool last = !*end;
+    const int next = name == ".." ? (errno = EXDEV, -1) : open_at(above, name.c_str(), last ? flags : kWalk | O_DIRECTORY);
+    const int error = errno;
+    ::close(above);
+    errno = error;
+    if (last) return next;
+    above = next, part = end;
   }
-  return 0;
+  return -1;
+} catch (const std::bad_alloc&) {
+  errno = ENOMEM;
+  return -1;
+}
+
+// Opens what is there; no part of `path` may be a symbolic link. A relative one cannot lead out of `dir`.
+int open_strictly(int dir, const char* path, int flags) noexcept {
+#if defined(__linux__)
+  struct {
+    std::uint64_t flags, mode, resolve;
+  } how{static_cast<std::uint64_t>(flags | O_CLOEXEC | O_NOFOLLOW), 0, 0x04};  // RESOLVE_NO_SYMLINKS
+  if (path[0] != '/' && dir != AT_FDCWD) how.resolve |= 0x08;                  // RESOLVE_BENEATH
+  constexpr long openat2 = 437;                                                // on every architecture
+  for (int turn = 0; turn < 8; ++turn) {
+    const long fd = ::syscall(openat2, dir, path, &how, sizeof how);
+    if (fd >= 0) return static_cast<int>(fd);
+    if (errno == EINTR || errno == EAGAIN) continue;
+    if (errno == ENOSYS || errno == EPERM) break;  // an old kernel, or a container that does not know the call
+    return -1;
+  }
+#endif
+  return walk_to(dir, path, flags);
 }
 
 // Unique among processes, threads and machines that share a folder; a killed writer's leftovers can be told by the prefix.
-std::string temporary_beside(const std::string& name) {
+std::string temporary_name() {
   static const std::uint64_t seed = std::random_device{}() | static_cast<std::uint64_t>(std::random_device{}()) << 32;
   static std::atomic<std::uint64_t> counter{0};
   char text[80];
   std::snprintf(text, sizeof text, ".tmp-%ld-%016llx-%llx", static_cast<long>(::getpid()),
                 static_cast<unsigned long long>(seed), static_cast<unsigned long long>(counter.fetch_add(1)));
-  const std::size_t slash = name.rfind('/');
-  return (slash == std::string::npos ? std::string() : name.substr(0, slash + 1)) + text;
+  return text;
+}
+
+// The folder that a file lies in, and its name there.
+class Place {
+ public:
+  // `make`: folders that are not there are made, with the mode of the first.
+  Place(int dir, const std::string& name, const mode_t* make = nullptr) noexcept : dir_(dir) {
+    const std::size_t slash = name.rfind('/');
+    base_ = name.c_str() + (slash == std::string::npos ? 0 : slash + 1);
+    if (slash == std::string::npos) return;
+    try {
+      const std::string folder = name.substr(0, slash);
+      dir_ = open_strictly(dir, folder.c_str(), kWalk | O_DIRECTORY);
+      if (dir_ < 0 && errno == ENOENT && make) dir_ = made(dir, folder, *make);
+      error_ = dir_ < 0 ? errno : 0;
+      own_ = true;
+    } catch (const std::bad_alloc&) {
+      error_ = ENOMEM;
+    }
+  }
+  ~Place() {
+    if (own_ && dir_ >= 0) ::close(dir_);
+  }
+  Place(const Place&) = delete;
+  Place& operator=(const Place&) = delete;
+  int dir() const noexcept { return dir_; }
+  const char* base() const noexcept { return base_; }
+  int error() const noexcept { return error_; }
+
+ private:
+  static int made(int dir, const std::string& folder, mode_t mode) {
+    int at = -1;
+    for (std::size_t begin = 0, end; begin < folder.size(); begin = end + 1) {
+      end = std::min(folder.find('/', begin), folder.size());
+      const std::string part = folder.substr(begin, end - begin);
+      const int above = at < 0 ? dir : at;
+      const bool fresh = !::mkdirat(above, part.c_str(), mode);
+      int error = fresh || errno == EEXIST ? 0 : errno;
+      // Who shares the cache has another umask.
+      if (const int made = !error && fresh && mode & 077 ? open_at(above, part.c_str(), O_RDONLY | O_DIRECTORY) : -1; made >= 0) {
+        ::fchmod(made, mode);
+        ::close(made);
+      }
+      const int next = error ? -1 : open_at(above, part.c_str(), kWalk | O_DIRECTORY);
+      if (!error && next < 0) error = errno;
+      if (at >= 0) ::close(at);
+      at = next;
+      if (at < 0) {
+        errno = error;
+        return -1;
+      }
+    }
+    return at;
+  }
+
+  int dir_;
+  const char* base_;
+  int error_ = 0;
+  bool own_ = false;
+};
+
+// A new file, as private as the folder.
+int create(int dir, const char* name, int flags, mode_t folder) noexcept {
+  const mode_t mode = folder & 0666;
+  const int fd = open_at(dir, name, O_WRONLY | O_CREAT | flags, mode);
+  if (fd >= 0 && mode & 077) ::fchmod(fd, mode);
+  return fd;
 }
 
 int write_all(int fd, const unsigned char* data, std::size_t size) noexcept {
@@ -123,35 +232,37 @@ Block::~Block() {
   if (kind_ == Kind::mapped) ::munmap(data_, size_ + Directory::trailer);
 }
 
+int open_plain(const std::string& path, int flags) noexcept { return open_strictly(AT_FDCWD, path.c_str(), flags); }
+
+int walk_plain(const std::string& path, int flags) noexcept { return walk_to(AT_FDCWD, path.c_str(), flags); }
+
 Directory::Directory(const std::string& path) : path_(path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int fd = open_plain(path, O_RDONLY | O_DIRECTORY);
   if (fd < 0) throw std::system_error(errno, std::generic_category(), path);
   handle_ = fd;
   network_ = on_network(fd);
+  struct stat info;
+  mode_ = ::fstat(fd, &info) ? 0700 : info.st_mode & 07777;
 }
 
 Directory::~Directory() { ::close(static_cast<int>(handle_)); }
 
 int Directory::commit(const std::string& name, const void* payload, std::size_t size) const noexcept try {
-  const int dir = static_cast<int>(handle_);
   if (int e = injected(Step::before_create)) return e;
-  const std::string temporary = temporary_beside(name);
-  constexpr int flags = O_WRONLY | O_CREAT | O_EXCL;
-  int fd = open_at(dir, temporary.c_str(), flags, 0600);
-  if (fd < 0 && errno == ENOENT) {
-    if (int e = make_parents(dir, name)) return e;
-    fd = open_at(dir, temporary.c_str(), flags, 0600);
-  }
-  if (fd < 0) return errno;
-  Descriptor file(fd);
+  const mode_t mode = mode_;
+  const Place place(static_cast<int>(handle_), name, &mode);
+  if (place.error()) return place.error();
+  const std::string temporary = temporary_name();
+  Descriptor file(create(place.dir(), temporary.c_str(), O_EXCL, mode));
+  if (!file.ok()) return errno;
   int error =
       write_chunk(payload, size, [&](const unsigned char* data, std::size_t n) { return write_all(file.get(), data, n); });
   const int closing = file.close();
   if (!error) error = closing;
   if (!error) error = injected(Step::closed);
-  if (!error && ::renameat(dir, temporary.c_str(), dir, name.c_str())) error = errno;
+  if (!error && ::renameat(place.dir(), temporary.c_str(), place.dir(), place.base())) error = errno;
   if (error) {
-    ::unlinkat(dir, temporary.c_str(), 0);
+    ::unlinkat(place.dir(), temporary.c_str(), 0);
     return error;
   }
   return injected(Step::renamed);
@@ -160,31 +271,33 @@ int Directory::commit(const std::string& name, const void* payload, std::size_t 
 }
 
 int Directory::mark(const std::string& name) const noexcept {
-  const int dir = static_cast<int>(handle_);
-  int fd = open_at(dir, name.c_str(), O_WRONLY | O_CREAT, 0600);
-  if (fd < 0 && errno == ENOENT) {
-    if (int e = make_parents(dir, name)) return e;
-    fd = open_at(dir, name.c_str(), O_WRONLY | O_CREAT, 0600);
-  }
-  return fd < 0 ? errno : Descriptor(fd).close();
+  const mode_t mode = mode_;
+  const Place place(static_cast<int>(handle_), name, &mode);
+  if (place.error()) return place.error();
+  Descriptor file(create(place.dir(), place.base(), 0, mode));
+  return file.ok() ? file.close() : errno;
 }
 
 bool Directory::has(const std::string& name) const noexcept {
-  return ::faccessat(static_cast<int>(handle_), name.c_str(), F_OK, 0) == 0;
+  struct stat info;
+  return ::fstatat(static_cast<int>(handle_), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
 int Directory::remove(const std::string& name) const noexcept try {
-  const int dir = static_cast<int>(handle_);
-  if (!::unlinkat(dir, name.c_str(), 0)) return 0;
+  const Place place(static_cast<int>(handle_), name);
+  if (place.error()) return place.error();
+  if (!::unlinkat(place.dir(), place.base(), 0)) return 0;
   if (errno != EISDIR && errno != EPERM) return errno;
   // A directory where a chunk belongs: out of the way, for the next count of the files to remove.
-  return ::renameat(dir, name.c_str(), dir, temporary_beside(name).c_str()) ? errno : 0;
+  return ::renameat(place.dir(), place.base(), place.dir(), temporary_name().c_str()) ? errno : 0;
 } catch (const std::bad_alloc&) {
   return ENOMEM;
 }
 
-Found Directory::load(const std::string& name, std::size_t expected, bool map, BlockRef& block, int& error) const noexcept try {
-  const Descriptor file(open_at(static_cast<int>(handle_), name.c_str(), O_RDONLY));
+Found Directory::load(const std::string& name, std::size_t least, std::size_t most, bool map, BlockRef& block,
+                      int& error) const noexcept try {
+  // Whoever put something else in a chunk's place may have chosen a pipe, on which an ordinary open waits.
+  const Descriptor file(open_strictly(static_cast<int>(handle_), name.c_str(), O_RDONLY | O_NONBLOCK));
   error = file.ok() ? 0 : errno;
   if (error == ENOENT || error == ENOTDIR) return Found::nothing;
   struct stat info;
@@ -192,7 +305,7 @@ Found Directory::load(const std::string& name, std::size_t expected, bool map, B
   if (error) return error == ELOOP ? Found::corrupt : Found::failed;
   if (!S_ISREG(info.st_mode)) return Found::corrupt;
   const auto length = static_cast<std::size_t>(info.st_size);
-  if (length < trailer || (expected != any_size && length != expected + trailer)) return Found::corrupt;
+  if (length < trailer || length - trailer < least || length - trailer > most) return Found::corrupt;
   const std::size_t payload = length - trailer;
 
   if (map && !network_ && payload) {

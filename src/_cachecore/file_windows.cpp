@@ -155,7 +155,8 @@ int Directory::remove(const std::string& name) const noexcept try {
   return EIO;
 }
 
-Found Directory::load(const std::string& name, std::size_t expected, bool map, BlockRef& block, int& error) const noexcept try {
+Found Directory::load(const std::string& name, std::size_t least, std::size_t most, bool map, BlockRef& block,
+                      int& error) const noexcept try {
   const fs::path target = at(path_, name);
   const Handle file(::CreateFileW(target.c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, nullptr,
                                   OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr));
@@ -165,7 +166,7 @@ Found Directory::load(const std::string& name, std::size_t expected, bool map, B
   if (!error && !::GetFileSizeEx(file.get(), &extent)) error = last_error();
   if (error) return ::GetFileAttributesW(target.c_str()) & FILE_ATTRIBUTE_DIRECTORY ? Found::corrupt : Found::failed;
   const auto length = static_cast<std::size_t>(extent.QuadPart);
-  if (length < trailer || (expected != any_size && length != expected + trailer)) return Found::corrupt;
+  if (length < trailer || length - trailer < least || length - trailer > most) return Found::corrupt;
   const std::size_t payload = length - trailer;
   if (map && !network_ && payload) {
     const Handle section(::CreateFileMappingW(file.get(), nullptr, PAGE_READONLY, 0, 0, nullptr));
@@ -194,6 +195,16 @@ Found Directory::load(const std::string& name, std::size_t expected, bool map, B
 } catch (const std::exception&) {
   error = EIO;
   return Found::failed;
+}
+
+int open_plain(const std::string&, int) noexcept {
+  errno = ENOSYS;
+  return -1;
+}
+
+int walk_plain(const std::string&, int) noexcept {
+  errno = ENOSYS;
+  return -1;
 }
 
 }  // namespace copick

@@ -214,6 +214,8 @@ class CopickConfigCache(CopickConfigFS):
     once per epoch: what takes the place of what idled for two epochs, and little else; "pin": nothing."""
     quotas: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     """Bytes that the chunks of a layer may take, by the layer's name; 0 or absent = any number."""
+    mode: str = Field(default="0700", pattern="^[0-2]?7[0-7][0-7]$")
+    """Permissions of the folder if it is made, and so of all in it; "0770" = for a group of users."""
     propagate: bool = True
     """With the write strategy `cache`: whether changes also go to a layer below, or stay in the cache only."""
 

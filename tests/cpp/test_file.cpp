@@ -30,7 +30,7 @@ static void commits_and_loads() {
   for (const bool map : {true, false}) {
     BlockRef block;
     int error = -1;
-    CHECK(dir.load("c/1/2/3", data.size(), map, block, error) == Found::whole && error == 0);
+    CHECK(dir.load("c/1/2/3", data.size(), data.size(), map, block, error) == Found::whole && error == 0);
     CHECK(block->kind() == (map ? Block::Kind::mapped : Block::Kind::heap));
     CHECK(block->size() == data.size() && !std::memcmp(block->data(), data.data(), data.size()));
     CHECK(dir.remove("c/1/2/3") == 0);  // whoever holds the block does not notice
@@ -39,18 +39,18 @@ static void commits_and_loads() {
   }
   BlockRef block;
   int error = 0;
-  CHECK(dir.load("c/1/2/4", 1, true, block, error) == Found::nothing);
-  CHECK(dir.load("c/1", 1, true, block, error) == Found::corrupt);  // a directory
-  CHECK(dir.load("c/1/2/3/9", 1, true, block, error) == Found::nothing);
-  CHECK(dir.load("c/1/2/3", data.size() - 1, true, block, error) == Found::corrupt);
-  CHECK(dir.load("c/1/2/3", Directory::any_size, true, block, error) == Found::whole);
+  CHECK(dir.load("c/1/2/4", 1, 1, true, block, error) == Found::nothing);
+  CHECK(dir.load("c/1", 1, 1, true, block, error) == Found::corrupt);  // a directory
+  CHECK(dir.load("c/1/2/3/9", 1, 1, true, block, error) == Found::nothing);
+  CHECK(dir.load("c/1/2/3", data.size() - 1, data.size() - 1, true, block, error) == Found::corrupt);
+  CHECK(dir.load("c/1/2/3", 0, 1 << 30, true, block, error) == Found::whole);
   CHECK(dir.remove("nowhere") == ENOENT);
   CHECK(dir.mark("m/0.absent") == 0 && dir.has("m/0.absent") && dir.mark("m/0.absent") == 0);
   CHECK(files_in(scratch.path) == 2);
-  CHECK(dir.commit("empty", nullptr, 0) == 0 && dir.load("empty", 0, true, block, error) == Found::whole);
+  CHECK(dir.commit("empty", nullptr, 0) == 0 && dir.load("empty", 0, 0, true, block, error) == Found::whole);
 
   fs::create_symlink(scratch.path + "/c/1/2/3", scratch.path + "/link");
-  CHECK(dir.load("link", data.size(), true, block, error) == Found::corrupt);
+  CHECK(dir.load("link", data.size(), data.size(), true, block, error) == Found::corrupt);
   bool raised = false;
   try {
     const Directory missing(scratch.path + "/missing");
@@ -75,15 +75,15 @@ static void every_flipped_byte_is_found() {
     }
     BlockRef block;
     int error = 0;
-    CHECK(dir.load("0", data.size(), at % 2, block, error) == Found::corrupt);
+    CHECK(dir.load("0", data.size(), data.size(), at % 2, block, error) == Found::corrupt);
   }
   for (std::size_t length = 0; length < data.size() + 4; length += 17) {
     CHECK(dir.commit("0", data.data(), data.size()) == 0);
     fs::resize_file(scratch.path + "/0", length);
     BlockRef block;
     int error = 0;
-    CHECK(dir.load("0", data.size(), true, block, error) == Found::corrupt);
-    CHECK(dir.load("0", Directory::any_size, true, block, error) == Found::corrupt);
+    CHECK(dir.load("0", data.size(), data.size(), true, block, error) == Found::corrupt);
+    CHECK(dir.load("0", 0, 1 << 30, true, block, error) == Found::corrupt);
   }
 }
 
@@ -97,7 +97,7 @@ static void a_failing_commit_leaves_nothing() {
     CHECK(dir.commit("0/0", data.data(), data.size()) == ENOSPC);
     BlockRef block;
     int error = 0;
-    CHECK(dir.load("0/0", old.size(), true, block, error) == Found::whole);
+    CHECK(dir.load("0/0", old.size(), old.size(), true, block, error) == Found::whole);
     CHECK(!std::memcmp(block->data(), old.data(), old.size()) && files_in(scratch.path) == 1);
   }
   CHECK(dir.commit("0/0", data.data(), data.size()) == 0);  // an injected fault happens once
@@ -120,7 +120,7 @@ static void killed_at_any_step() {
       CHECK(::waitpid(child, &status, 0) == child && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
       BlockRef block;
       int error = 0;
-      const Found found = dir.load("0/0", data.size(), true, block, error);
+      const Found found = dir.load("0/0", data.size(), data.size(), true, block, error);
       const auto& expected = step == 7 ? data : old;
       CHECK(found == (step == 7 || replacing ? Found::whole : Found::nothing));
       if (found == Found::whole) CHECK(!std::memcmp(block->data(), expected.data(), expected.size()));
@@ -137,7 +137,7 @@ static void many_writers_of_one_name() {
       CHECK(dir.commit("a/b", data.data(), data.size()) == 0);
       BlockRef block;
       int error = 0;
-      CHECK(dir.load("a/b", data.size(), i % 2, block, error) == Found::whole);  // one version or another, never a mixture
+      CHECK(dir.load("a/b", data.size(), data.size(), i % 2, block, error) == Found::whole);  // one version or another, never a mixture
     }
   });
   CHECK(files_in(scratch.path) == 1);

@@ -7,14 +7,17 @@ wrote to the database. One process evicts at a time. How full the folder is, all
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import Counter
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from copick.cache import info
 from copick.cache.epochs import SharedEpochs
 from copick.cache.folder import cached_files, documents, volume_lacks
 from copick.cache.geometry import Geometry, chunk_index, chunk_name, grid
@@ -23,7 +26,6 @@ from copick.cache.usage import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -293,12 +295,15 @@ class Budget:
                 continue
             folder, geometry = self.layouts[id]
             path = folder / chunk_name(geometry, chunk)
-            with contextlib.suppress(OSError):  # that somebody else was faster is no error
-                stat = path.lstat()
+            with (
+                contextlib.suppress(OSError),  # that somebody else was faster is no error
+                info.Directory(path.parent) as there,
+            ):
+                stat = there.stat(path.name)
                 if (written := stat.st_mtime_ns // 1000) > used + 1000:  # another process just wrote it
                     self._native.index_add(id, chunk, stat.st_size, written)
                     continue
-                path.unlink()
+                there.remove(path.name)
                 booked[self._layers[id]] -= stat.st_size
                 sizes.append(stat.st_size)
             self._native.drop_block(id, chunk)
@@ -321,8 +326,8 @@ class Budget:
             if size <= 0 and files <= 0:
                 left += length
                 continue
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            with contextlib.suppress(FileNotFoundError), info.Directory(path.parent) as there:
+                there.remove(path.name)
                 freed, size, files = freed + length, size - length, files - 1
                 self._count("evicted_documents")
         self.ledger.add(documents=left - self.ledger.now().documents)
@@ -346,7 +351,7 @@ class Budget:
         arrays, rows = loaded
         try:
             for id, (folder, layout) in arrays.items():
-                self.note_array(id, self._root / folder, Geometry.from_json(layout), str(layout["layer"]))
+                self.note_array(id, self._inside(folder), Geometry.from_json(layout), str(layout["layer"]))
         except (KeyError, TypeError, ValueError):  # a row that no version of ours wrote
             return False
         self._native.index_replace(rows, self._journal.written_until)
@@ -357,6 +362,13 @@ class Budget:
         """Whether index and record tell about the same; else a writer died, or somebody cleaned up by hand."""
         known, total = self._native.index_bytes(), self.ledger.now().size - self.ledger.reserved
         return abs(total - known) <= total * DRIFT + DRIFT_BYTES
+
+    def _inside(self, folder: str) -> Path:
+        """A folder that the database names. Raises ValueError if it is not in the cache: files there would be evicted."""
+        path = Path(os.path.normpath(self._root / folder))
+        if self._root not in path.parents:
+            raise ValueError(f"{folder!r} is no folder of the cache")
+        return path
 
     def heal(self) -> None:
         """Upkeep: what was lost is counted again, what others evicted is let go of, what is too much goes. Raises OSError."""

@@ -141,7 +141,7 @@ class Entry:
                 "tag": tag,
                 "array": {"id": secrets.randbits(62) + 1, "format": stored, "geometry": geometry.to_json()},
             }
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info.make_folder(folder)
             with info.Directory(folder) as there:
                 if not moment.may_keep():
                     return None

@@ -141,14 +141,14 @@ class Generations:
             with contextlib.suppress(OSError):  # or two processes might turn to different files
                 stack.enter_context(self._locks.hold(_OPENING, timeout=5))
             try:
-                fd = os.open(self._path, flags)
+                fd = info.open_file(self._path, flags)
             except FileNotFoundError:
                 fd = -1
             if fd < 0 or os.fstat(fd).st_size != _SIZE:
                 if fd >= 0:
                     os.close(fd)
                 info.write(self._path, os.urandom(_SIZE))
-                fd = os.open(self._path, flags)
+                fd = info.open_file(self._path, flags)
         if self._fd >= 0:
             os.close(self._fd)
         stat = os.fstat(fd)

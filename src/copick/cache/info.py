@@ -10,19 +10,25 @@ import contextlib
 import json
 import os
 import secrets
+import stat
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Self
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Self
 
 from copick import _cachecore
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FILE = ".cache_info"
 VERSION = 1
 BINARY: Final = getattr(os, "O_BINARY", 0)  # Windows: no translation of line ends
+METADATA = ".cache_metadata"
+MOST: Final = 1 << 30
+"""Bytes of the longest document that is read."""
+_NOFOLLOW: Final = getattr(os, "O_NOFOLLOW", 0)
+_NONBLOCK: Final = getattr(os, "O_NONBLOCK", 0)
+"""Who put a pipe in a file's place does not hold us up."""
+_DIR_FD: Final = os.open in os.supports_dir_fd
 TEMPORARY = ".tmp-"
 """What the names of unfinished files begin with, here and in the native core."""
 
@@ -93,12 +99,34 @@ def unseal(data: bytes) -> dict[str, Any] | None:
     return document if whole and isinstance(document, dict) else None
 
 
+def open_file(path: str | os.PathLike[str], flags: int) -> int:
+    """A descriptor of a file of the cache folder, made with `O_CREAT` as private as its folder is. Raises OSError.
+
+    Symbolic links are not followed, here and anywhere else below: who may write in a cache folder that several share must not
+    lead the others out of it.
+    """
+    if _DIR_FD and not flags & os.O_CREAT:
+        return _cachecore.open_plain(os.fspath(path), flags | os.O_CLOEXEC)
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, (flags & ~os.O_CREAT) | BINARY | _NOFOLLOW)
+    with Directory(Path(path).parent) as there:
+        return there.create(os.path.basename(path), flags)
+
+
 def read(path: Path) -> dict[str, Any] | None:
     """The document in a file; None if there is none that can be read and checks."""
     try:
-        return unseal(path.read_bytes())
+        with open(open_file(path, os.O_RDONLY | BINARY | _NONBLOCK), "rb") as file:
+            return _read(file)
     except OSError:
         return None
+
+
+def _read(file: BinaryIO) -> dict[str, Any] | None:
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST:
+        return None
+    return unseal(file.read(MOST))
 
 
 def write(path: Path, data: bytes, *, keep_first: bool = False) -> bool:
@@ -107,9 +135,22 @@ def write(path: Path, data: bytes, *, keep_first: bool = False) -> bool:
     Raises:
         OSError: Nothing was written; no temporary is left.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent)
     with Directory(path.parent) as there:
         return there.write(path.name, data, keep_first=keep_first)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder of the cache, and those above it, as private as `.cache_metadata` is. Raises OSError."""
+    if not _DIR_FD:
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    try:
+        os.close(_cachecore.open_plain(os.fspath(path), os.O_RDONLY | os.O_DIRECTORY))
+    except FileNotFoundError:
+        make_folder(path.parent)
+        with Directory(path.parent) as above:
+            above.make(path.name)
 
 
 class Directory:
@@ -117,7 +158,8 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
-        self._fd = os.open(path, os.O_RDONLY) if os.open in os.supports_dir_fd else None
+        flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+        self._fd = _cachecore.open_plain(os.fspath(path), flags) if _DIR_FD else None
         self._path = path
 
     def __enter__(self) -> Self:
@@ -129,24 +171,68 @@ class Directory:
 
     def write(self, name: str, data: bytes, *, keep_first: bool = False) -> bool:
         """As the function of this name."""
-        temporary = self._at(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY
+        temporary = f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
         try:
-            with open(os.open(temporary, flags, 0o600, dir_fd=self._fd), "wb") as file:
+            with open(self.create(temporary, os.O_WRONLY | os.O_EXCL), "wb") as file:
                 file.write(data)
             if keep_first:
-                return self._link(temporary, self._at(name))
-            self._rename(temporary, self._at(name))
+                return self._link(self._at(temporary), self._at(name))
+            self._rename(self._at(temporary), self._at(name))
             return True
         finally:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary, dir_fd=self._fd)
+                os.unlink(self._at(temporary), dir_fd=self._fd)
+
+    def create(self, name: str, flags: int) -> int:
+        """A descriptor of a new file. Raises OSError."""
+        mode = self._mode() & 0o666
+        fd = os.open(self._at(name), flags | os.O_CREAT | BINARY | _NOFOLLOW, mode, dir_fd=self._fd)
+        if mode & 0o077:  # who shares the cache has another umask
+            with contextlib.suppress(OSError):  # it is somebody else's by now
+                os.fchmod(fd, mode)
+        return fd
+
+    def make(self, name: str) -> None:
+        """A folder, if it is not there. Raises OSError."""
+        mode = self._mode()
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, mode, dir_fd=self._fd)
+            if mode & 0o077:
+                fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW, dir_fd=self._fd)
+                try:
+                    os.fchmod(fd, mode)
+                finally:
+                    os.close(fd)
+
+    def stat(self, name: str) -> os.stat_result:
+        """Raises OSError."""
+        return os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
+
+    def remove(self, name: str) -> None:
+        """Raises OSError."""
+        os.unlink(self._at(name), dir_fd=self._fd)
+
+    def move(self, name: str, target: str) -> None:
+        """Raises OSError."""
+        os.rename(self._at(name), target, src_dir_fd=self._fd)
+
+    def _mode(self) -> int:
+        """What is made here is as private as the cache is; its root may be a folder that was there before."""
+        if self._fd is None:
+            return 0o700
+        with contextlib.suppress(OSError):
+            return stat.S_IMODE(os.stat(METADATA, dir_fd=self._fd, follow_symlinks=False).st_mode)
+        own = stat.S_IMODE(os.fstat(self._fd).st_mode)
+        if not own & 0o077 or any(os.path.isdir(above / METADATA) for above in self._path.parents):
+            return own | 0o700
+        return 0o700
 
     def read(self, name: str) -> dict[str, Any] | None:
         """As the function of this name."""
         try:
-            with open(os.open(self._at(name), os.O_RDONLY | BINARY, dir_fd=self._fd), "rb") as file:
-                return unseal(file.read())
+            flags = os.O_RDONLY | BINARY | _NOFOLLOW | _NONBLOCK
+            with open(os.open(self._at(name), flags, dir_fd=self._fd), "rb") as file:
+                return _read(file)
         except OSError:
             return None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from copick.cache import info
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -243,6 +246,10 @@ class Journal:
     @contextlib.contextmanager
     def _open(self) -> Any:
         """A connection for one use: nothing is kept open, so nothing is inherited by a fork."""
+        try:  # SQLite would make it as the umask has it
+            os.close(info.open_file(self.path, os.O_RDWR | os.O_CREAT))
+        except OSError as error:
+            raise sqlite3.OperationalError(str(error)) from error
         patience = PATIENCE_S if time.monotonic() >= self._impatient_until else 0
         db = sqlite3.connect(self.path, timeout=patience, isolation_level=None)
         try:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from copick import _cachecore
+from copick.cache import info
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -42,6 +43,7 @@ class RangeLocks:
         self._held: set[int] = set()
         # How many threads of this process share a lock, and what lets go of it.
         self._shared: dict[int, tuple[int, Callable[[], None]]] = {}
+        self._stuck = False  # a lock could not be released
         self._mutex = threading.Lock()
 
     @contextmanager
@@ -63,10 +65,8 @@ class RangeLocks:
     def after_fork(self) -> None:
         """In a forked child: let go of the parent's descriptor, or it would keep the parent's locks should the parent die."""
         self._mutex = threading.Lock()
-        self._held, self._shared = set(), {}
-        if self._fd is not None:
-            os.close(self._fd)  # releases nothing while the parent has it open
-            self._fd = None
+        self._held, self._shared, self._stuck = set(), {}, False
+        self._close()  # releases nothing while the parent has it open
 
     @contextmanager
     def share(self, numbers: Iterable[int]) -> Iterator[None]:
@@ -132,12 +132,20 @@ class RangeLocks:
             with self._mutex:
                 self._held.discard(number)
                 release()
+                if self._stuck and not (self._held or self._shared):
+                    self._stuck = False  # closing the file lets go of everything
+                    self._close()
 
         return unlock
 
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
     def _opened(self) -> int:
         if self._fd is None:
-            self._fd = os.open(self._folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = info.open_file(self._folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         return self._fd
 
     def _lock_range(self, number: int, kind: int | None = None) -> Callable[[], None] | None:
@@ -150,12 +158,15 @@ class RangeLocks:
             raise
 
         def release() -> None:
-            fcntl.fcntl(fd, _OFD, _flock(fcntl.F_UNLCK, start))
+            try:
+                fcntl.fcntl(fd, _OFD, _flock(fcntl.F_UNLCK, start))
+            except OSError:  # a server that does not answer: who reads has his data all the same
+                self._stuck = True
 
         return release
 
     def _lock_file(self, number: int, name: str, *, shared: bool = False) -> Callable[[], None] | None:
-        fd = os.open(self._folder / f"{name}-{number % _SLOTS:03d}", os.O_RDWR | os.O_CREAT, 0o600)
+        fd = info.open_file(self._folder / f"{name}-{number % _SLOTS:03d}", os.O_RDWR | os.O_CREAT)
         try:
             if fcntl is not None:
                 fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -171,8 +182,7 @@ class RangeLocks:
         return lambda: os.close(fd)
 
     def __del__(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
+        self._close()
 
 
 def _flock(kind: int, start: int, count: int = 1) -> bytes:
@@ -199,7 +209,7 @@ class SharedRecord:
         Raises OSError.
         """
         with self._mutex, self._locks.hold(self._number, timeout=5):
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+            fd = info.open_file(self._path, os.O_RDWR | os.O_CREAT)
             try:
                 before = self.parse(os.read(fd, _MOST))
                 after = step(before)

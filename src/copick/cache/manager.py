@@ -22,6 +22,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 import threading
 import time
 import weakref
@@ -76,12 +77,14 @@ class CacheManager:
         fetch_threads: int = 16,
         policy: Policy = "lru",
         quotas: Mapping[str, int] | None = None,
+        mode: int = 0o700,
     ) -> None:
-        """Raises OSError if the folder cannot be made or written."""
-        self.cache_root = Path(cache_root)
+        """`mode`: permissions of a folder that is made; all in it has them. Raises OSError if it cannot be made or written."""
+        self.cache_root = Path(os.path.realpath(cache_root))
         self.max_age, self.disk_format, self.fetch_threads = max_age, disk_format, fetch_threads
         metadata = self.cache_root / ".cache_metadata"
-        metadata.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.cache_root, metadata):
+            _make(folder, mode)
         if not os.access(metadata, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(metadata))
         self.db_path = metadata / "entries.db"
@@ -277,7 +280,9 @@ class CacheManager:
         """Remove a cached item and all below it from disk, in one step. The bytes freed; None: there was none. Raises OSError."""
         try:
             moved = self._into_trash(path)
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a symbolic link on the way: what lies behind it is not ours
+                raise
             # A system that does not move what is in use: without its `.cache_info` nothing of an array is used.
             for file in path.rglob(f"{info.FILE}*"):
                 file.unlink(missing_ok=True)
@@ -285,8 +290,8 @@ class CacheManager:
         if moved is None:
             return None
         trash = Path(moved)
-        if not trash.is_dir():
-            freed = trash.stat().st_size
+        if trash.is_symlink() or not trash.is_dir():
+            freed = trash.lstat().st_size
             trash.unlink(missing_ok=True)
             if path.name.startswith(f"{info.FILE}."):
                 self.budget.add_documents(-freed)
@@ -303,12 +308,18 @@ class CacheManager:
         # A writer comes here for each chunk, mostly in vain: no work before it is known that there is something.
         trash = f"{self.db_path.parent}{os.sep}{info.TEMPORARY}{secrets.token_hex(8)}"
         try:
-            os.rename(path, trash)
+            with info.Directory(path.parent) as there:
+                try:
+                    there.move(path.name, trash)
+                except FileNotFoundError:
+                    if not os.path.lexists(path):
+                        return None
+                    self.db_path.parent.mkdir(mode=0o700, exist_ok=True)  # somebody deleted it
+                    there.move(path.name, trash)
         except (FileNotFoundError, NotADirectoryError):
-            if not os.path.lexists(path):
-                return None
-            self.db_path.parent.mkdir(mode=0o700, exist_ok=True)  # somebody deleted it
-            os.rename(path, trash)
+            if os.path.lexists(path):
+                raise
+            return None
         return trash
 
     def drop(self, id: int) -> None:
@@ -489,6 +500,16 @@ class CacheManager:
                 self.write_stats()
 
 
+def _make(folder: Path, mode: int) -> None:
+    """Make a folder with just this mode, whatever the umask; with the group's rights, new files are the group's. Raises OSError."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=mode & 0o700, exist_ok=True)
+    if mode & 0o077:
+        folder.chmod(mode | (stat.S_ISGID if mode & 0o020 else 0))
+
+
 def hash_name(name: str) -> int:
     """A number of 60 bits for a name, the same in every process."""
     data = name.encode()
@@ -508,6 +529,7 @@ def open_manager(
     decoded_bytes: int = 256 << 20,
     policy: Policy = "lru",
     quotas: Mapping[str, int] | None = None,
+    mode: int = 0o700,
 ) -> CacheManager:
     """The manager of a folder, one per process; the latest limits count. Raises OSError or CacheError."""
     root = os.path.realpath(cache_root)
@@ -516,7 +538,7 @@ def open_manager(
         if manager is None:
             if os.path.exists(root) and not os.path.isdir(root):
                 raise CacheError(f"the cache root {root} is not a directory")
-            manager = _managers[root] = CacheManager(root, decoded_bytes=decoded_bytes)
+            manager = _managers[root] = CacheManager(root, decoded_bytes=decoded_bytes, mode=mode)
         manager.budget.limit, manager.max_age, manager.disk_format = max_size_bytes, max_age, disk_format
         manager.budget.policy, manager.budget.quotas = policy, dict(quotas or {})
         return manager

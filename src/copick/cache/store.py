@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
         if array is not None:
             return array
         folder = self.local_path / path if path else self.local_path
-        if not folder.resolve().is_relative_to(self.cache_manager.cache_root):
+        if not Path(os.path.normpath(folder)).is_relative_to(self.cache_manager.cache_root):
             raise NotFoundError(f"{self._source.where} has no array {path!r}")
         array = self.cache_manager.arrays.get(str(folder))
         if array is None:

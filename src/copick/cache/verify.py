@@ -334,7 +334,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _content(path: Path) -> bytes:
-    with open(os.open(path, os.O_RDONLY | info.BINARY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+    with open(info.open_file(path, os.O_RDONLY | info.BINARY), "rb") as file:
         return file.read()
 
 

@@ -49,6 +49,7 @@ def open_cache(config: CopickConfigCache) -> CacheManager | None:
             decoded_bytes=config.decoded_bytes,
             policy=config.policy,
             quotas=config.quotas,
+            mode=int(config.mode, 8),
         )
     except (OSError, CacheError) as error:
         logger.warning("the cache in %s cannot be used (%s); reading goes on without it", root, error)
