@@ -6,7 +6,7 @@ PYTEST_ARGS ?= -n 2
 BIN = $(VENV)/bin
 CPP = build/cpp
 
-.PHONY: demo test test-python stress test-cpp asan tsan interop bench lint clean
+.PHONY: demo test test-python stress soak fuzz test-cpp asan tsan interop bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/copick demo
@@ -20,7 +20,24 @@ test-python: $(VENV)/.test
 stress: $(VENV)/.test
 	CI= COPICK_STRESS=1 $(BIN)/python -m pytest -o timeout=0 $(STRESS)
 
-STRESS = tests/test_stack_stateful.py tests/test_tree_stateful.py tests/test_write_rules.py tests/test_index_stateful.py
+STRESS = $(addprefix tests/test_,stack_stateful.py tree_stateful.py write_rules.py index_stateful.py cache_faultfs.py)
+
+# Four processes read, write and evict in one cache folder and are killed: nothing is wrong, too large or left open at the end.
+soak: export SOAK_SECONDS ?= 600
+soak: $(VENV)/.test
+	PYTHONPATH=tests $(BIN)/python -m support.soak
+
+# What lies on disk, as libFuzzer has it, for the native core with sanitizers. What it learns stays under build/.
+FUZZ_SECONDS ?= 600
+CLANGXX ?= $(firstword $(foreach name,clang++ clang++-19 clang++-18 clang++-16 clang++-15 clang++-14,$(shell command -v $(name))))
+
+fuzz: $(VENV)/.test
+	@test -n "$(CLANGXX)" || { echo "make fuzz needs clang++ with libFuzzer"; exit 1; }
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(CPP)/fuzz -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCOPICK_FUZZ=ON \
+	    -DCMAKE_CXX_COMPILER=$(CLANGXX) -DCOPICK_SANITIZE=address$(comma)undefined
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(CPP)/fuzz -j2
+	mkdir -p $(CPP)/fuzz/learned
+	$(CPP)/fuzz/tests/cpp/fuzz_folder $(CPP)/fuzz/learned tests/corpus -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048
 
 # The native core alone, without Python. `asan` and `tsan` run the same tests under the sanitizers.
 test-cpp: $(VENV)/.test

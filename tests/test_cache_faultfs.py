@@ -26,27 +26,27 @@ STRESS = bool(os.environ.get("COPICK_STRESS"))
 
 CASES = {
     "killed": {
-        "killed, raw": (CHANGES, "kill", 31, "raw"),
-        "killed, encoded": (CHANGES, "kill", 41, "encoded"),
+        "killed, raw": (CHANGES, "kill", 43, "raw"),
+        "killed, encoded": (CHANGES, "kill", 67, "encoded"),
     },
     "failing once": {
-        "a file that cannot be opened": (OPEN, "once", 23, "raw"),
-        "a read that fails": (READ, "once", 23, "encoded"),
-        "a write that fails": (WRITE, "once", 23, "raw"),
-        "a name that cannot be given": (NAME, "once", 13, "raw"),
-        "a lock that fails": (LOCK, "once", 31, "raw"),
+        "a file that cannot be opened": (OPEN, "once", 41, "raw"),
+        "a read that fails": (READ, "once", 47, "encoded"),
+        "a write that fails": (WRITE, "once", 47, "raw"),
+        "a name that cannot be given": (NAME, "once", 23, "raw"),
+        "a lock that fails": (LOCK, "once", 61, "raw"),
     },
     "failing from then on": {
-        "files that cannot be opened": (OPEN, "always", 47, "raw"),
-        "reads that fail": (READ, "always", 41, "raw"),
-        "a full disk": (WRITE, "always", 37, "raw"),
-        "a disk that became read-only": (NAME, "always", 19, "encoded"),
+        "files that cannot be opened": (OPEN, "always", 67, "raw"),
+        "reads that fail": (READ, "always", 67, "raw"),
+        "a full disk": (WRITE, "always", 61, "raw"),
+        "a disk that became read-only": (NAME, "always", 29, "encoded"),
         "no mappings": (MAP, "always", 4, "raw"),
         "no locks": (LOCK, "always", 67, "raw"),
     },
     "short": {
-        "short writes": (WRITE, "short", 29, "raw"),
-        "short reads": (READ, "short", 37, "encoded"),
+        "short writes": (WRITE, "short", 53, "raw"),
+        "short reads": (READ, "short", 61, "encoded"),
     },
 }
 
