@@ -163,6 +163,23 @@ def test_a_chunk_on_its_way_while_its_volume_is_rewritten_is_not_kept(
     writer.close()
 
 
+@pytest.mark.parametrize("chunks", [(20, 20, 20), (16, 16, 16)])
+def test_a_volume_replaced_while_it_is_read_is_read_anew(tmp_path: Path, chunks: tuple[int, ...]) -> None:
+    """Its writer has put the new one in place, and has not told so yet."""
+    old, new = noise(seed=1), noise(seed=2)
+    write_array(tmp_path / "source", old)
+    store = cached_store(tmp_path / "cache", tmp_path / "source")
+    array = store.open_array("0")
+    writer = CacheManager(tmp_path / "cache")
+    with writer.changing(store.local_path):
+        np.testing.assert_array_equal(array.read((slice(0, 4),)), old[:4])
+        shutil.rmtree(tmp_path / "source")
+        write_array(tmp_path / "source", new, chunks=chunks)
+        np.testing.assert_array_equal(array.read(()), new)
+    np.testing.assert_array_equal(array.read(()), new)
+    store.cache_manager.close()
+
+
 # A damaged source
 
 

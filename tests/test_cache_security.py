@@ -36,7 +36,7 @@ from copick.cache.geometry import Geometry
 from copick.cache.manager import open_manager
 from copick.cache.verify import collect, repair, verify
 from copick.config import CopickConfigCache
-from copick.errors import CopickError, FormatError
+from copick.errors import ConfigError, CopickError, FormatError
 from copick.kinds import RUN, VOXEL_SPACING
 from copick.layers.cached import CachedLayer
 from copick.layers.memory import MemoryLayer
@@ -151,6 +151,32 @@ def test_names_that_differ_in_case_alone_are_never_taken_for_each_other(tmp_path
         for tomo_type, data in (("wbp", first), ("WBP", second)):
             (found,) = spacing.get_tomograms(tomo_type)
             np.testing.assert_array_equal(found.numpy(), data)
+
+
+def test_a_layer_is_not_its_own_cache(tmp_path: Path) -> None:
+    """The cache would take the layer's arrays for damaged ones of its own."""
+    write_tomogram(tmp_path / "project", noise())
+    (tmp_path / "link").symlink_to(tmp_path / "project")
+    before = tree(tmp_path / "project")
+    for cache in (tmp_path / "project", tmp_path / "link", tmp_path / "x" / ".." / "project"):
+        with pytest.raises(ConfigError, match="is the root of a layer"):
+            opened(tmp_path / "project", cache)
+    assert tree(tmp_path / "project") == before
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_an_array_that_no_cache_made_is_neither_replaced_nor_removed(
+    tmp_path: Path, zarr_format: int
+) -> None:
+    write_array(tmp_path / "source", noise())
+    write_array(tmp_path / "cache" / "x.zarr", noise(seed=2), zarr_format=zarr_format)
+    before = tree(tmp_path / "cache" / "x.zarr" / "0")
+    store = cached_store(tmp_path / "cache", tmp_path / "source")
+    for _ in range(2):
+        np.testing.assert_array_equal(store.open_array("0").read(()), noise())
+    assert store.cache_manager.get_stats()["failures"].keys() == {"insert"}
+    store.cache_manager.close()
+    assert tree(tmp_path / "cache" / "x.zarr" / "0") == before
 
 
 # Symbolic links in the cache

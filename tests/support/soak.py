@@ -211,6 +211,8 @@ def soak(folder: Path, seconds: float, kill_s: float = KILL_S) -> dict[str, Any]
     while (now := time.monotonic()) < start + seconds:
         time.sleep(0.1)
         most = max(most, chunk_bytes(cache))
+        if list(folder.glob("error-*")):
+            break
         if early is None and now > start + seconds / 3:
             early = resources(elder)
         if now > killed + kill_s:
@@ -221,7 +223,7 @@ def soak(folder: Path, seconds: float, kill_s: float = KILL_S) -> dict[str, Any]
             workers[at], killed = begin(folder, next(seeds)), now
         if found["ended"] or list(folder.glob("wrong-*")):
             break
-    late = resources(elder)
+    late = resources(elder) if not list(folder.glob("error-*")) else (0, 0)
     (folder / "stop").write_text("")
     statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers]
     report = verify(cache)

@@ -255,10 +255,12 @@ class CachedArray(ArrayBase):
 
     # What is known
 
-    def _current(self) -> View:
+    def _current(self, *, anew: bool = False) -> View:
         """What is known as of now: looked up again if the volume, or something that shares its number, was changed."""
         view = self._view
-        if view.moment.stands() and (view.entry is None or view.entry.until > time.time()):
+        if anew:
+            self._source.forget()
+        elif view.moment.stands() and (view.entry is None or view.entry.until > time.time()):
             return view
         moment, entry = self._looked_up(view.entry)
         if entry is not None and not self._fresh.is_confirmed(entry):
@@ -309,9 +311,10 @@ class CachedArray(ArrayBase):
         If the volume is written meanwhile, what was copied may be older than what comes after: all is read again.
         """
         self._manager.start()
+        anew = False
         for turn in range(_ROUNDS):
             last = turn == _ROUNDS - 1  # then from the source alone, which always answers
-            view = self._current() if found is None else found[0]
+            view = self._current(anew=anew) if found is None else found[0]
             geometry, entry = view.geometry, None if last else view.entry
             request = request_of(geometry)
             result: npt.NDArray[Any]
@@ -332,16 +335,23 @@ class CachedArray(ArrayBase):
             except MemoryError:
                 raise no_room(self._where, request.shape, geometry.dtype) from None
             tag = view.entry.tag if view.entry else self._source.tag(self._path)
+            written = view.moment.written
             try:
                 asked = self._fill(view, entry, request.boxes(result), missing, fetch=not last)
-            except CopickError as error:
-                replaced = not isinstance(error, LayerError) and self._was_replaced(view, tag, piece=False)
-                if not replaced and (last or self._unchanged(view)):
-                    raise
-            else:
                 replaced = asked and self._was_replaced(view, tag, piece=piece)
                 if not replaced and (last or self._unchanged(view)):
                     return result
+            except CopickError as error:
+                # A writer tells of his change when it is done. Before that, metadata and chunks may be of two versions.
+                written = written or self._manager.generations.is_written(self._slots)
+                replaced = (
+                    not written
+                    and not isinstance(error, LayerError)
+                    and self._was_replaced(view, tag, piece=False)
+                )
+                if not replaced and (last or (self._unchanged(view) and not written)):
+                    raise
+            anew = written
         raise LayerError(
             f"{self._where} was replaced at its source each of {_ROUNDS} times that it was read; wait until it is written, "
             "and try again"

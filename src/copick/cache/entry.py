@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import secrets
@@ -16,6 +17,7 @@ from copick.cache import info
 from copick.cache.decode import decode_blosc
 from copick.cache.geometry import MAX_ENCODED_RATIO, Geometry, blosc, zarr_document
 from copick.cache.items import expired, expiry, has_ended
+from copick.errors import CacheError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from copick.cache.generations import Moment
     from copick.cache.manager import CacheManager
 
+ZARR = {".zarray", "zarr.json"}
 DOCUMENTS = ".zarr_info"
 """File with the source's metadata documents of a group or array, beside `.cache_info`."""
 
@@ -130,7 +133,9 @@ class Entry:
                 return entry
             if not moment.may_keep():
                 return None
-            if folder.is_dir() and any(name != DOCUMENTS for name in os.listdir(folder)):
+            if folder.is_dir() and (names := {*os.listdir(folder)} - {DOCUMENTS}):
+                if info.FILE not in names and any(not is_ours(folder / name) for name in ZARR & names):
+                    raise CacheError(f"{folder} is an array that no cache has made; it stays as it is")
                 # Damaged, or of another place, shape or version: no chunk of it can be trusted.
                 manager.remove(folder)
             name, document = zarr_document(geometry, documents, path, stored=stored)
@@ -212,6 +217,18 @@ class Entry:
 
 
 _TRAILER = 4  # bytes of the checksum behind a payload
+
+
+def is_ours(path: Path) -> bool:
+    """Whether zarr metadata tells of chunks as only a cache writes them. Somebody's own arrays are none of our business."""
+    try:
+        with open(info.open_file(path, os.O_RDONLY | info.BINARY), "rb") as file:
+            document = json.load(file)
+        if path.name == ".zarray":
+            return bool(document["compressor"] == {"id": "crc32c", "location": "end"})
+        return bool(document["node_type"] == "array" and document["codecs"][-1] == {"name": "crc32c"})
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

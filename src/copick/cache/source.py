@@ -277,6 +277,11 @@ class Source:
             known = self._decoders[path] = (array, Decoder.of(array))
         return known[1]
 
+    def forget(self) -> None:
+        """Ask again for all that is known."""
+        with self._mutex:
+            self._known, self._tags, self._arrays, self._decoders = {}, {}, {}, {}
+
     def _up_to_date(self) -> Store:
         """The store, after forgetting what is known if the volume was written since it was asked for."""
         store = self.store

@@ -24,7 +24,7 @@ from copick import _cachecore
 from copick.cache import info
 from copick.cache.budget import DRIFT, DRIFT_BYTES
 from copick.cache.decode import blosc_sizes
-from copick.cache.entry import DOCUMENTS
+from copick.cache.entry import DOCUMENTS, ZARR, is_ours
 from copick.cache.folder import KEPT, STALE_TEMPORARY_S
 from copick.cache.geometry import Geometry, chunk_index, zarr_document
 from copick.cache.journal import SCHEMA
@@ -42,7 +42,6 @@ Kind = Literal["chunk", "record", "metadata", "stray", "index", "count"]
 
 _THREADS: Final = 4
 _TRAILER: Final = 4
-_ZARR: Final = (".zarray", "zarr.json")
 _LINK: Final = "a symbolic link: the cache follows none"
 
 
@@ -192,7 +191,7 @@ class _Walk:
             if info.FILE in names:
                 array = _Array.at(folder)
                 self.report.arrays += 1
-            elif array.folder is None and any(_is_ours(folder / name) for name in _ZARR if name in names):
+            elif array.folder is None and any(is_ours(folder / name) for name in ZARR & names):
                 self.report.leftovers.append(self._name(folder))
                 continue
             for entry in entries:
@@ -224,7 +223,7 @@ class _Walk:
             yield partial(self._record, path, array)
         elif array.folder is None:
             report.foreign += 1
-        elif entry.name in _ZARR and path.parent == array.folder:
+        elif entry.name in ZARR and path.parent == array.folder:
             yield partial(self._metadata, path, array)
         elif array.geometry is None:  # its record is what is wrong
             return
@@ -352,17 +351,6 @@ def _describes(path: Path, geometry: Geometry, stored: str) -> bool:
         array: Any = zarr.open_array(LocalStore(path.parent, read_only=True), mode="r")
         found = Geometry.of(array)
     return found is not None and found.same_data(geometry) and tuple(array.chunks) == geometry.chunks
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether zarr metadata tells of chunks as only the cache writes them. Somebody's own arrays are none of our business."""
-    try:
-        document = json.loads(_content(path))
-        if path.name == ".zarray":
-            return bool(document["compressor"] == {"id": "crc32c", "location": "end"})
-        return bool(document["node_type"] == "array" and document["codecs"][-1] == {"name": "crc32c"})
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return False
 
 
 def _size(path: Path) -> int:

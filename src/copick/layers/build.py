@@ -147,6 +147,15 @@ def _chosen(places: Sequence[LayerConfig], cache: CopickConfigCache | None) -> s
     """Names of the layers to cache. Raises ConfigError if the config names others."""
     if cache is None:
         return set()
+    root = os.path.realpath(local_path(cache.root))
+    for place in places:
+        local = (
+            local_path(place.root) if isinstance(place, CopickConfigFS) and place.protocol == "file" else None
+        )
+        if local is not None and os.path.realpath(local) == root:
+            raise ConfigError(
+                f"cache: root: {root} is the root of a layer; a cache needs a folder of its own"
+            )
     wanted = cache.parents
     known = [_name(place) for place in places]
     unknown = [name for name in wanted if name not in {*known, "*"}]
