@@ -596,9 +596,9 @@ def test_a_reader_that_looks_in_the_middle_of_a_discard_looks_again(
     array, rename, looks = store.open_array("0"), os.rename, []
     array.read(())
 
-    def slow(old: Any, new: Any) -> None:
+    def slow(old: Any, new: Any, **options: Any) -> None:
         looks.append(array.read(()).copy())
-        rename(old, new)
+        rename(old, new, **options)
 
     shutil.rmtree(tmp_path / "source")
     write_array(tmp_path / "source", noise(seed=2))
@@ -852,10 +852,10 @@ def test_what_cannot_be_discarded_is_not_used(
     tomogram.numpy()
     rename = os.rename
 
-    def refuse(old: Any, new: Any) -> None:
+    def refuse(old: Any, new: Any, **options: Any) -> None:
         if Path(old).name.endswith(".zarr"):
             raise PermissionError(13, "in use")
-        rename(old, new)
+        rename(old, new, **options)
 
     monkeypatch.setattr(os, "rename", refuse)
     tomogram.set_region(np.full(SHAPE, 7, np.float32))

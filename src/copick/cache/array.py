@@ -358,10 +358,12 @@ class CachedArray(ArrayBase):
         )
 
     def _was_replaced(self, view: View, tag: str | None, *, piece: bool) -> bool:
-        """Whether the source, which was just read, has another version by now, though no user of this cache wrote it."""
-        if view.moment.written or not self._unchanged(view):
-            return False
-        return self._fresh.was_replaced(tag, piece=piece)
+        """Whether the source, which was just read, has another version by now, though no user of this cache has said so."""
+        if (
+            view.moment.written
+        ):  # its writer will tell, and until then nothing is kept: no matter what, it is read anew
+            return self._source.has_changed(self._path)
+        return self._unchanged(view) and self._fresh.was_replaced(tag, piece=piece)
 
     def _fill(
         self, view: View, entry: Entry | None, boxes: list[Box], missing: Sequence[int] | None, *, fetch: bool

@@ -282,6 +282,14 @@ class Source:
         with self._mutex:
             self._known, self._tags, self._arrays, self._decoders = {}, {}, {}, {}
 
+    def has_changed(self, path: str) -> bool:
+        """Whether the array at `path` has other metadata than when it was opened. Raises as `documents` does."""
+        names = [join(path, ".zarray"), join(path, "zarr.json")]
+        before = self.documents(path)
+        self.forget()
+        after = self.documents(path)
+        return any(before.get(name) != after.get(name) for name in names)
+
     def _up_to_date(self) -> Store:
         """The store, after forgetting what is known if the volume was written since it was asked for."""
         store = self.store
