@@ -239,7 +239,7 @@ class Budget:
     def _trim(self, size: int, *, hurry: bool) -> int:
         """Remove what is too much for `size` bytes to come, and some more; returns the bytes freed.
 
-        Chunks of layers over their quota go first, listings and documents last. `hurry`: somebody waits for the room, and what is
+        Chunks of layers over their quota go first. `hurry`: somebody waits for the room, and what is
         not needed for it can go later.
         """
         self._journal.drain()
@@ -247,7 +247,11 @@ class Budget:
         if not self._fits(size, self.ledger.now(), *self.quotas) and time.monotonic() >= self._look_again:
             self._look.run()  # there may be chunks of which the database does not tell
             freed += self._trim_known(size, hurry)
-        freed += self._evict_documents(*self._excess(size, self.ledger.now()))
+        # Listings and documents make no room for chunks: they go if there are too many of them alone.
+        lacking, files = volume_lacks(self._root, 0)
+        if self.limit:
+            lacking = max(lacking, self.ledger.now().documents - self.limit)
+        freed += self._evict_documents(lacking, files)
         if freed:
             self._journal.flush()  # who learns next does not try what is gone
         return freed
