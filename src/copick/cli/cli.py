@@ -69,7 +69,22 @@ _PLUGIN_GROUPS = (inference, training, evaluation, process, convert, logical, se
 
 def add_core_commands(cmd: G) -> G:
     """Add copick's own commands to a group."""
-    for command in (add, cache_group, config_group, cp, demo, find, index, info, mv, new, rm, search, stats, sync):
+    for command in (
+        add,
+        cache_group,
+        config_group,
+        cp,
+        demo,
+        find,
+        index,
+        info,
+        mv,
+        new,
+        rm,
+        search,
+        stats,
+        sync,
+    ):
         cmd.add_command(command)
     return cmd
 
