@@ -858,13 +858,17 @@ def test_the_package_is_missing(config: dict[str, Any]) -> None:
 # The specifications
 
 
-def test_portal_of_the_specification(ids: dict[str, int], server: PortalServer, tmp_path: Path) -> None:
+def test_portal_of_the_specification(config: dict[str, Any], server: PortalServer, tmp_path: Path) -> None:
     stack = CopickConfigMultilayer(
         layers=["filesystem", "portal"],
         layer_configs={
             "filesystem": CopickConfigFS(root=str(tmp_path / "data"), layer_name="filesystem", priority=50),
             "portal": CopickConfigPortal(
-                dataset_ids=[10440], url=server.url, layer_name="portal", priority=10
+                dataset_ids=[10440],
+                url=server.url,
+                fs_args=config["fs_args"],
+                layer_name="portal",
+                priority=10,
             ),
         },
         default_write_layer="filesystem",
