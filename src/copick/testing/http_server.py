@@ -296,6 +296,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             with os.scandir(place) as entries:
                 names = sorted(entry.name + "/" if entry.is_dir() else entry.name for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):  # gone since it was looked for
+            self._fail(HTTPStatus.NOT_FOUND)
         except OSError:
             self._fail(HTTPStatus.FORBIDDEN)
             return
@@ -311,6 +313,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, place: str) -> None:
         try:
             file = open(place, "rb")  # noqa: SIM115 (closed by the with below; opening alone may be refused)
+        except (FileNotFoundError, NotADirectoryError):  # gone since it was looked for
+            self._fail(HTTPStatus.NOT_FOUND)
         except OSError:
             self._fail(HTTPStatus.FORBIDDEN)
             return
