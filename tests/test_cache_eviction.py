@@ -266,7 +266,7 @@ def test_counting_the_files_beside_writers_loses_nothing(tmp_path: Path, room: i
     for _ in range(12):
         np.testing.assert_array_equal(array.read(()), noise())
         if room > 27:
-            manager.clear_cache()
+            manager.clear_all()
     ended.set()
     looking.join()
     lies, booked = chunk_bytes(tmp_path / "cache"), manager.budget.used()
@@ -515,7 +515,7 @@ def test_changes_that_wait_are_never_touched(tmp_path: Path) -> None:
     manager.budget.limit = 1
     manager.budget.shrink()
     assert not chunk_files(tmp_path / "cache" / "x.zarr")
-    manager.clear_cache()
+    manager.clear_all()
     assert not (tmp_path / "cache" / "x.zarr").exists()
     assert before <= set((tmp_path / "cache").rglob("*"))
 
@@ -640,11 +640,11 @@ def test_everything_can_be_cleared(tmp_path: Path, own_managers: None) -> None:
     np.testing.assert_array_equal(tomogram.numpy(), noise())
     manager = open_manager(tmp_path / "cache")
     documents = manager.budget.ledger.now().documents
-    assert manager.clear_cache() == 27 * CHUNK_FILE + documents
+    assert manager.clear_all() == 27 * CHUNK_FILE + documents
     assert not chunk_files(tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob(f"{info.FILE}*"))
     assert (manager.budget.used(), manager.budget.ledger.now().documents) == (0, 0)
-    assert manager.clear_cache() == 0
+    assert manager.clear_all() == 0
     np.testing.assert_array_equal(tomogram.numpy(), noise())
     assert chunk_bytes(tmp_path / "cache") == 27 * CHUNK_FILE == manager.budget.used()
 
@@ -681,6 +681,6 @@ def test_a_reader_elsewhere_sees_that_the_cache_was_cleared(tmp_path: Path, own_
     for store in (mine, other):
         np.testing.assert_array_equal(store.open_array("0").read(()), noise())
     write_array(tmp_path / "source", noise(seed=2))
-    mine.cache_manager.clear_cache()
+    mine.cache_manager.clear_all()
     for store in (mine, other):
         np.testing.assert_array_equal(store.open_array("0").read(()), noise(seed=2))

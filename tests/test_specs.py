@@ -467,6 +467,10 @@ def test_clearing(cache: CopickRootCache) -> None:
     tomogram.numpy()
     assert cache.clear_cache() > 0
     assert cache.get_cache_stats()["size_bytes"] == 0
+    tomogram.numpy()
+    assert cache.cache_manager.clear_path("ExperimentRuns/TS_1/VoxelSpacing10.000/wbp.zarr") > 0
+    tomogram.numpy()
+    assert cache.cache_manager.clear_all() > 0
     assert np.array_equal(tomogram.numpy(), VOLUME)
     for outside in ("../x", ".cache_metadata"):
         with pytest.raises(NotFoundError):

@@ -368,7 +368,7 @@ class CacheManager:
         """As `clear_path`; None = everything."""
         self.clear_path(path or "")
 
-    def clear_cache(self) -> int:
+    def clear_all(self) -> int:
         """Forget everything that is cached, in every process; bytes freed. Changes that are pending stay. Raises OSError."""
         slots = self.slots(self.cache_root)
         self.generations.change(slots)
@@ -386,7 +386,7 @@ class CacheManager:
         """
         folder = items.path_of(self, path)
         if folder == self.cache_root:
-            return self.clear_cache()
+            return self.clear_all()
         return self.discard(folder) + self.discard(folder.with_name(f"{info.FILE}.{folder.name}"))
 
     def cleanup(self) -> int:

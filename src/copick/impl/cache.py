@@ -87,7 +87,7 @@ class CopickRootCache(CopickRootFS):
 
     def clear_cache(self) -> int:
         """Remove everything that is cached, in every process; changes that wait to be passed on stay. Bytes freed."""
-        freed = self.cache_manager.clear_cache()
+        freed = self.cache_manager.clear_all()
         self._forget_all()
         return freed
 
