@@ -14,6 +14,7 @@ import logging
 import os
 import sqlite3
 import threading
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -115,6 +116,16 @@ class _Open(NamedTuple):
     size: int
     db: sqlite3.Connection
     writable: bool
+    closing: weakref.finalize[..., Any]
+    """Closes it: when it is called, when its `Database` is gone, or at the end of the interpreter."""
+
+
+def _let_go(pid: int, db: sqlite3.Connection) -> None:
+    if pid == os.getpid():
+        with contextlib.suppress(sqlite3.Error):
+            db.close()
+    else:  # closing it would let go of the parent's locks
+        _inherited.append(db)
 
 
 class Database:
@@ -245,7 +256,9 @@ class Database:
             self._damaged = file
             raise
         status = os.stat(self.path)
-        self._open = _Open(os.getpid(), (status.st_dev, status.st_ino), status.st_size, db, writable)
+        file = (status.st_dev, status.st_ino)
+        closing = weakref.finalize(self, _let_go, os.getpid(), db)
+        self._open = _Open(os.getpid(), file, status.st_size, db, writable, closing)
         self._damaged = None
         return db
 
@@ -278,8 +291,12 @@ class Database:
             isolation_level=None,
             check_same_thread=False,
         )
-        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        db.execute("PRAGMA synchronous = NORMAL")
+        try:
+            db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            db.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            db.close()
+            raise
         return db
 
     def _version(self, db: sqlite3.Connection) -> int:
@@ -346,11 +363,7 @@ class Database:
     def _close(self) -> None:
         if (known := self._open) is not None:
             self._open = None
-            if known.pid == os.getpid():
-                with contextlib.suppress(sqlite3.Error):
-                    known.db.close()
-            else:  # closing it would let go of the parent's locks
-                _inherited.append(known.db)
+            known.closing()
 
     @staticmethod
     def _end(db: sqlite3.Connection, statement: str) -> None:
