@@ -397,6 +397,24 @@ def test_a_root_that_others_make_meanwhile(tmp_path: Path) -> None:
     assert said == {None, "there is no such directory"}
 
 
+def test_a_folder_that_others_remove_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by processes that tidy up beside each other: it was there when it was made, and gone at the next look."""
+    made, mkdir = [], os.mkdir
+
+    def made_and_removed_by_others(path: str, mode: int = 0o777) -> None:
+        made.append(path)
+        if len(made) in (1, 3):
+            raise FileExistsError(17, "File exists", path)
+        mkdir(path, mode)
+        if len(made) == 2:
+            os.rmdir(path)
+
+    monkeypatch.setattr(os, "mkdir", made_and_removed_by_others)
+    LocalPlace(str(tmp_path)).write("Picks/1.json", b"[1]")
+    assert len(made) == 4
+    assert (tmp_path / "Picks" / "1.json").read_bytes() == b"[1]"
+
+
 def test_a_root_that_is_a_link_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "root").symlink_to(tmp_path / "unmounted")
     with pytest.raises(ConfigError, match="it is a link to nothing"):

@@ -563,8 +563,9 @@ def _new_file(path: str) -> int:
 
 
 def _make_folders(path: str) -> None:
+    """Make a folder and those above it. Another process may remove any of them while it is empty, between any two steps."""
     for _ in range(TRIES):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
             return os.makedirs(path, exist_ok=True)
     return os.makedirs(path, exist_ok=True)
 
