@@ -102,6 +102,7 @@ def test_any_byte_of_any_file_may_be_wrong(tmp_path: Path, disk_format: str) -> 
 SOURCES: dict[str, tuple[Any, type[CopickError]]] = {
     "500": (500, LayerError),
     "503": (503, LayerError),
+    "503 with Retry-After": ((503, "0"), LayerError),
     "half a body": ("truncate", LayerError),
     "a hang-up": ("drop", LayerError),
     "never": ("hang", LayerError),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import email.utils
 import logging
 import multiprocessing
 import os
 import socket
 import stat
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +18,11 @@ import numpy as np
 import pytest
 import zarr
 
-from copick.errors import ConfigError, LayerError
+from copick.errors import ConfigError, CopickError, LayerError
 from copick.kinds import PICKS, RUN, TOMOGRAM, VOXEL_SPACING, Ref
 from copick.layers.places import LocalPlace, local_path
 from copick.layers.protocols import with_timeouts
+from copick.layers.retries import seconds
 from copick.testing.http_server import FolderServer
 from copick.testing.layers import keys, mask, picks, run, spacing, tomogram
 from projects import alone, files
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from copick.layers.filesystem import FilesystemLayer
+    from copick.testing.http_server import Fault
 
 
 @pytest.fixture
@@ -219,7 +224,7 @@ def test_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_time_limits_unless_stated() -> None:
     http = with_timeouts("https", {"client_kwargs": {"trust_env": True}}, 7.0)["client_kwargs"]
     assert (http["timeout"].sock_connect, http["timeout"].sock_read, http["trust_env"]) == (7.0, 7.0, True)
-    stated = {"client_kwargs": {"timeout": 3}}
+    stated = {"client_kwargs": {"timeout": 3, "middlewares": ()}}
     assert with_timeouts("https", stated, 7.0) == stated
     s3 = with_timeouts("s3", {"config_kwargs": {"read_timeout": 1}}, 7.0)["config_kwargs"]
     assert (s3["connect_timeout"], s3["read_timeout"], s3["retries"]["max_attempts"]) == (7.0, 1, 2)
@@ -272,6 +277,51 @@ def test_servers_that_fail(server: FolderServer, fault: Any, advice: str) -> Non
     for ask in asks:
         with pytest.raises(LayerError, match=rf"layer 'archive': {server.url.rstrip('/')}.*{advice}"):
             ask()
+
+
+@pytest.mark.parametrize(("status", "tries"), [(429, 3), (502, 3), (503, 3), (504, 3), (500, 1), (403, 1)])
+def test_servers_that_are_busy_are_asked_again(server: FolderServer, status: int, tries: int) -> None:
+    layer = files(server.url)
+    answers = iter([status] * (tries - 1))
+    server.fault = lambda method, path: next(answers, None)
+    assert layer.load(picks) == b"[1]"
+    server.reset()
+    server.fault = lambda method, path: status
+    with pytest.raises(CopickError):
+        layer.load(picks)
+    assert server.count() == tries
+
+
+def test_servers_say_when_they_are_asked_again(server: FolderServer) -> None:
+    layer, times = files(server.url, timeout_s=5), []
+
+    def fault(method: str, path: str) -> Fault:
+        times.append(time.monotonic())
+        return (503, "1") if len(times) == 1 else None
+
+    server.fault = fault
+    store = layer.store(tomogram)
+    read = zarr.core.sync.sync(store.get("0/.zarray", zarr.core.buffer.default_buffer_prototype()))
+    assert read is not None
+    assert times[1] - times[0] > 0.99
+    server.reset()
+    server.fault = lambda method, path: (503, "6")
+    with pytest.raises(LayerError, match="503"):
+        layer.load(picks)
+    assert server.count() == 1, "nobody waits for longer than timeout_s"
+
+
+def test_when_to_ask_again() -> None:
+    assert seconds("0") == 0.0
+    assert seconds(" 120 ") == 120.0
+    later = email.utils.format_datetime(
+        datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60), usegmt=True
+    )
+    assert 58 < (seconds(later) or 0) <= 60
+    assert seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert {
+        seconds(text) for text in (None, "", "soon", "-1", "1.5", "\u0663", "Wed, 99 Oct 2015 07:28:00 GMT")
+    } == {None}
 
 
 def test_a_server_that_is_not_there() -> None:

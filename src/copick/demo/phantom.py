@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -186,7 +186,7 @@ def _rotation(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     )
 
 
-def _transfer(frequency: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _transfer(frequency: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Contrast transfer at a spatial frequency (1/Å): faint where slow, positive to the first zero."""
     phase = np.pi * WAVELENGTH_A * DEFOCUS_A * frequency**2 + np.arcsin(AMPLITUDE_CONTRAST)
     return np.asarray(np.sin(phase) * np.exp(-(DAMPING_A2 * frequency**2)))
@@ -210,7 +210,8 @@ def _draw(
     for at in range(len(centres)):
         if at < species.orientations:
             mass = species.shape(axis, _rotation(rng))
-            templates.append(np.fft.irfftn(np.fft.rfftn(mass) * transfer, s=mass.shape, axes=(0, 1, 2)))
+            drawn = np.fft.irfftn(np.fft.rfftn(mass) * transfer, s=mass.shape, axes=(0, 1, 2))
+            templates.append(drawn.astype(np.float32, copy=False))
         template = templates[at % len(templates)]
         into, out_of = [], []
         for centre, size in zip(centres[at].tolist(), density.shape, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from copick.errors import ConfigError
+from copick.layers.retries import patient
 from copick.util.words import nearest
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def _http_options(options: dict[str, Any], timeout_s: float) -> None:
     client = options.get("client_kwargs") or {}
     if "timeout" not in client:
         limit = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
-        options["client_kwargs"] = {**client, "timeout": limit}
+        client = {**client, "timeout": limit}
+    options["client_kwargs"] = {"middlewares": (patient(timeout_s),), **client}
 
 
 def _s3_options(options: dict[str, Any], timeout_s: float) -> None:

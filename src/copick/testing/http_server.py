@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-Fault: TypeAlias = "int | Literal['hang', 'truncate', 'drop'] | None"
-"""What happens instead of an answer: a status, silence, half a body, a hang-up. `None`: it answers."""
+Fault: TypeAlias = "int | tuple[int, str] | Literal['hang', 'truncate', 'drop'] | None"
+"""What happens instead of an answer: a status (and `Retry-After`), silence, half a body, a hang-up. `None`: it answers."""
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -254,6 +254,8 @@ class _Handler(BaseHTTPRequestHandler):
                 owner.closing.wait()
         elif isinstance(fault, int):
             self._fail(fault)
+        elif isinstance(fault, tuple):
+            self._fail(fault[0], {"Retry-After": fault[1]})
         else:
             self._truncate = fault == "truncate"
             self._answer()

@@ -50,7 +50,7 @@ def nearest_rotations(matrices: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.b
         for them stands the identity.
     """
     given = np.asarray(matrices, dtype=np.float64).reshape(-1, 3, 3)
-    usable = np.isfinite(given).all(axis=(1, 2))
+    usable = np.asarray(np.isfinite(given).all(axis=(1, 2)))
     usable[usable] = np.linalg.det(given[usable]) > 0
     left, _, right = np.linalg.svd(np.where(usable[:, None, None], given, np.eye(3)))
     return left @ right, usable
