@@ -11,7 +11,7 @@ import logging
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -187,24 +187,12 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """The address of one entity, the same in every layer."""
+class Ref(NamedTuple):
+    """The address of one entity, the same in every layer. A tuple: listings make and compare very many."""
 
     kind: Kind
     values: tuple[Value, ...]
     parent: Ref | None = None
-    _hash: int = field(init=False, repr=False, compare=False)
-    """Listings look refs up all the time, and a hash goes up to the root."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.kind, self.values, self.parent)))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __reduce__(self) -> tuple[Any, ...]:  # a hash is of its process
-        return Ref, (self.kind, self.values, self.parent)
 
     @property
     def key(self) -> tuple[Value, ...]:

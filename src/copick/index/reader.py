@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from copick.index.schema import Database
-    from copick.layers.layer import Layer
+    from copick.kinds import Value
+    from copick.layers.layer import Entry, Layer
     from copick.meta import Meta
 
     Box = tuple[Sequence[float], Sequence[float]]
@@ -92,10 +93,10 @@ def _above(kind: Kind | None, row: Row, made: dict[tuple[Any, ...], Ref]) -> Ref
 
 
 class Listing(NamedTuple):
-    """The children of one kind under one parent, by key, and which layers hold each."""
+    """The children of one kind under one parent, by key, and which layers of the stack hold each."""
 
-    metas: list[Meta]
-    holding: dict[Ref, tuple[str, ...]]
+    entries: list[Entry]
+    holding: dict[Ref, tuple[Layer, ...]]
 
 
 Listings = dict[tuple[Ref | None, Kind], Listing]
@@ -105,11 +106,20 @@ class Reader:
     """An index as a stack of layers sees it.
 
     Every method raises LayerError if the index cannot be read, or does not know all of the layers.
+
+    Args:
+        layers: Those that hold data themselves.
+        members: The layer of the stack that each of these is, or belongs to, by name.
     """
 
-    def __init__(self, database: Database, layers: Sequence[Layer]) -> None:
+    def __init__(self, database: Database, layers: Sequence[Layer], members: Mapping[str, Layer]) -> None:
         self.database = database
         self.places = {layer.name: layer.location for layer in layers}
+        self._members = members
+
+    def members(self, names: Iterable[str]) -> tuple[Layer, ...]:
+        """The layers of the stack that these are, or belong to."""
+        return tuple(dict.fromkeys([self._members[name] for name in names]))
 
     def layers(self, db: sqlite3.Connection) -> dict[int, str]:
         """Ids and names of the stack's layers, highest first. Raises LayerError if one was never looked at completely."""
@@ -161,7 +171,37 @@ class Reader:
                 f"SELECT {_ROW}, h.layer, h.listed FROM entities AS e JOIN holdings AS h ON h.entity = e.id WHERE {where}",
                 values,
             ).fetchall()
-            return _grouped(rows, layers)
+            return self._grouped(rows, layers)
+
+    def _grouped(self, rows: Iterable[Any], layers: Mapping[int, str]) -> Listings:
+        """Listings from rows of entities, each with a layer that holds it and what the listing of that says."""
+        order = {id: at for at, id in enumerate(layers)}
+        alone = {id: self.members([name]) for id, name in layers.items()}
+        held: dict[int, Any] = {}
+        several: dict[int, list[Any]] = {}
+        for row in rows:
+            if row[9] in order and (first := held.setdefault(row[0], row)) is not row:
+                several.setdefault(row[0], [first]).append(row)
+        parents: dict[tuple[Any, ...], Ref] = {}
+        found: dict[tuple[Ref | None, Kind], Listing] = {}
+        for id, row in held.items():
+            ref = ref_of(row, parents)
+            if id in several:
+                by_layer = sorted(several[id], key=lambda each: order[each[9]])
+                meta = _meta(ref, [each[10] for each in by_layer])
+                holders = self.members([layers[each[9]] for each in by_layer])
+            else:
+                meta, holders = None if row[10] is None else _meta(ref, row[10:]), alone[row[9]]
+            place = (ref.parent, ref.kind)
+            listing = found.get(place)
+            if listing is None:
+                listing = found[place] = Listing([], {})
+            listing.entries.append((ref, meta))
+            listing.holding[ref] = holders
+        for listing in found.values():
+            if len(listing.entries) > 1:
+                listing.entries.sort(key=_values)
+        return found
 
     # Finding
 
@@ -333,41 +373,18 @@ def _marks(values: Collection[Any]) -> str:
     return ",".join("?" * len(values))
 
 
-def _grouped(rows: Iterable[Any], layers: Mapping[int, str]) -> Listings:
-    """Listings from rows of entities, each with a layer that holds it and what the listing of that says."""
-    order = {id: at for at, id in enumerate(layers)}
-    alone = {id: (name,) for id, name in layers.items()}
-    first: dict[int, Any] = {}
-    several: dict[int, list[Any]] = {}
-    for row in rows:
-        if row[9] in order and first.setdefault(row[0], row) is not row:
-            several.setdefault(row[0], [first[row[0]]]).append(row)
-    parents: dict[tuple[Any, ...], Ref] = {}
-    found: dict[tuple[Ref | None, Kind], list[tuple[Ref, Meta, tuple[str, ...]]]] = defaultdict(list)
-    for id, row in first.items():
-        ref = ref_of(row, parents)
-        if id in several:
-            held = sorted(several[id], key=lambda each: order[each[9]])
-            meta, sources = _meta(ref, [each[10] for each in held]), tuple([layers[each[9]] for each in held])
-        else:
-            meta, sources = _meta(ref, row[10:]), alone[row[9]]
-        found[ref.parent, ref.kind].append((ref, meta, sources))
-    return {place: _listing(children) for place, children in found.items()}
+def _values(entry: Entry) -> tuple[Value, ...]:
+    return entry[0].values
 
 
-def _meta(ref: Ref, listed: Sequence[str | None]) -> Meta:
+def _meta(ref: Ref, listed: Sequence[str | None]) -> Meta | None:
     if not any(listed):
-        return ref.kind.meta_of(ref.values)
+        return None
     known = dict(zip(ref.kind.identity, ref.values, strict=True))
     said: dict[str, Any] = {}
     for text in reversed(listed):
         said.update(json.loads(text) if text else {})
     return ref.kind.meta(**{**said, **known, **ref.kind.fixed})
-
-
-def _listing(children: list[tuple[Ref, Meta, tuple[str, ...]]]) -> Listing:
-    children.sort(key=lambda child: child[0].values)
-    return Listing([meta for _, meta, _ in children], {ref: sources for ref, _, sources in children})
 
 
 def _is_held(layers: Collection[int], runs: Collection[str] | None) -> tuple[str, list[Any]]:

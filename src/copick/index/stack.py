@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from copick.config import CopickConfigSQLiteDB
     from copick.kinds import Kind, Ref
-    from copick.layers.layer import Layer
-    from copick.meta import Meta
+    from copick.layers.layer import Entry, Layer
 
 logger = logging.getLogger("copick.index")
 
@@ -68,8 +67,8 @@ class IndexedStack(LayerStack):
     def _start_afresh(self) -> None:
         self.observers.append(self)
         places = leaves(self)
-        self.reader, self.writer = Reader(self.database, places), Writer(self.database, places)
-        self._by_name = {name: layer for layer in self.layers for name in layer.names}
+        members = {name: layer for layer in self.layers for name in layer.names}
+        self.reader, self.writer = Reader(self.database, places, members), Writer(self.database, places)
         # What may be otherwise than the index says: these entities and what is below. None: everything.
         self._doubts: set[Ref | None] = set()
         self._doubted_lists: set[tuple[Ref | None, Kind]] = set()  # those that these entities stand in
@@ -100,23 +99,20 @@ class IndexedStack(LayerStack):
 
     # Listings
 
-    def list(self, parent: Ref | None, kind: Kind) -> builtins.list[Meta]:
+    def entries(self, parent: Ref | None, kind: Kind) -> builtins.list[Entry]:
         if self._in_doubt(parent, kind):
-            return super().list(parent, kind)
+            return super().entries(parent, kind)
         try:
             found = self._listed(parent, kind)
         except LayerError as error:
             self.complain(error)
-            return super().list(parent, kind)
-        self._holding[parent, kind] = {ref: self._named(names) for ref, names in found.holding.items()}
-        return found.metas
-
-    def _named(self, names: Iterable[str]) -> tuple[Layer, ...]:
-        return tuple(dict.fromkeys([self._by_name[name] for name in names]))
+            return super().entries(parent, kind)
+        self._holding[parent, kind] = found.holding
+        return found.entries
 
     def remember(self, ref: Ref, names: Iterable[str]) -> None:
         """That these layers hold `ref`, as the index says: nobody asks them again."""
-        self._known(ref)[ref] = self._named(names)
+        self._known(ref)[ref] = self.reader.members(names)
 
     def _listed(self, parent: Ref | None, kind: Kind) -> Listing:
         self.watch()

@@ -6,9 +6,10 @@ knows which one it talks to, and nothing below it knows what an entity is.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from copick.errors import NotFoundError, ReadOnlyError
 
@@ -21,6 +22,25 @@ if TYPE_CHECKING:
 
     from copick.kinds import Kind, Ref
     from copick.meta import Meta
+
+
+class Opened(dict[str, Any]):
+    """What readers keep open of one array, by path, in one process: handles do not survive a fork."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pid = os.getpid()
+
+    def here(self) -> Self:
+        """It, without what another process opened."""
+        if self.pid != os.getpid():
+            self.clear()
+            self.pid = os.getpid()
+        return self
+
+
+Entry: TypeAlias = "tuple[Ref, Meta | None]"
+"""An entity that a layer lists; None: the metadata say no more than the address does."""
 
 
 class Layer(ABC):
@@ -46,6 +66,10 @@ class Layer(ABC):
         Raises:
             LayerError: The place could not be asked. An unreachable place is never reported as an empty one.
         """
+
+    def entries(self, parent: Ref | None, kind: Kind) -> builtins.list[Entry]:
+        """As `list`, with the address of each. A layer that knows these can spare their metadata."""
+        return [(kind.ref(meta, parent), meta) for meta in self.list(parent, kind)]
 
     def stamps(self, parent: Ref | None, kind: Kind) -> dict[str, str | None] | None:
         """What tells this content of each child from an earlier one, by file name, without reading it.
@@ -182,9 +206,9 @@ class Layer(ABC):
         """
         raise ReadOnlyError(f"layer {self.name!r} cannot take whole arrays; cannot copy {ref} there")
 
-    def opened(self, ref: Ref) -> dict[str, Any]:
+    def opened(self, ref: Ref) -> Opened:
         """What readers keep open of `ref`. The layer empties it when it changes `ref`, or what `ref` lies in."""
-        return {}
+        return Opened()
 
     def holders(self, ref: Ref) -> builtins.list[str]:
         """Names of the layers that hold `ref`, highest priority first."""

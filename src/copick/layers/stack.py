@@ -17,13 +17,14 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from copick.errors import ConflictError, CopickError, LayerError, NotFoundError, ReadOnlyError
 from copick.kinds import CHILDREN
 from copick.layers.bases import Bases
-from copick.layers.layer import Layer
+from copick.layers.layer import Layer, Opened
 from copick.layers.transfer import copy_entity, entities, one_at_a_time, said
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
     from copick.kinds import Kind, Ref
+    from copick.layers.layer import Entry
     from copick.meta import Meta
 
 logger = logging.getLogger(__name__)
@@ -46,10 +48,6 @@ class Observer(Protocol):
 
     def changed(self, layer: Layer, ref: Ref) -> None:
         """`ref`, and what is above or below it, may be in `layer` otherwise than before. Must not raise."""
-
-
-class Opened(dict[str, Any]):
-    """What readers keep open of one array."""
 
 
 class LayerStack(Layer):
@@ -157,15 +155,22 @@ class LayerStack(Layer):
         return self._narrowed[wanted]
 
     def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
-        merged: dict[Ref, Meta] = {}
+        return [
+            kind.meta_of(ref.values) if meta is None else meta for ref, meta in self.entries(parent, kind)
+        ]
+
+    def entries(self, parent: Ref | None, kind: Kind) -> builtins.list[Entry]:
+        merged: dict[Ref, Meta | None] = {}
         holding: dict[Ref, tuple[Layer, ...]] = {}
         for layer in self.layers:
-            for meta in layer.list(parent, kind):
-                ref = kind.ref(meta, parent)
-                merged[ref] = merged[ref].filled(meta) if ref in merged else meta
-                holding[ref] = (*holding.get(ref, ()), layer)
+            for ref, meta in layer.entries(parent, kind):
+                if ref in merged:
+                    merged[ref] = _joined(ref, merged[ref], meta)
+                    holding[ref] = (*holding[ref], layer)
+                else:
+                    merged[ref], holding[ref] = meta, (layer,)
         self._holding[parent, kind] = holding
-        return [merged[ref] for ref in sorted(merged, key=lambda ref: ref.values)]
+        return [(ref, merged[ref]) for ref in sorted(merged, key=_values)]
 
     def matching(self, parent: Ref | None, kind: Kind, query: Mapping[str, Any]) -> set[Ref]:
         return {ref for layer in self.layers for ref in layer.matching(parent, kind, query)}
@@ -487,7 +492,7 @@ class LayerStack(Layer):
             for observer in self.observers:
                 observer.changed(layer, ref)
 
-    def opened(self, ref: Ref) -> dict[str, Any]:
+    def opened(self, ref: Ref) -> Opened:
         return self._opened.setdefault(ref, Opened())
 
     def _close(self, ref: Ref | None) -> None:
@@ -507,3 +512,13 @@ class LayerStack(Layer):
                     del known[each]
         for layer in self.layers:
             layer.refresh(ref)
+
+
+_values = attrgetter("values")
+
+
+def _joined(ref: Ref, meta: Meta | None, other: Meta | None) -> Meta | None:
+    """What two layers say of `ref`: the first counts, the other fills its gaps."""
+    if other is None:
+        return meta
+    return (ref.kind.meta_of(ref.values) if meta is None else meta).filled(other)

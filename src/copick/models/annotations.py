@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -104,10 +105,23 @@ class Document(ObjectAnnotation):
 
     def __init__(self, run: CopickRun, file: Any) -> None:
         super().__init__(run, file)
-        self._loaded = self.content in file.model_fields_set  # by a caller: layers list names
-        # What was known before the document was read; anything more was set by a caller.
-        self._listed = frozenset(self.kind.identity if self._loaded else file.model_fields_set)
         self._said = self._says()
+        if self.content in file.model_fields_set:
+            self._loaded = True  # by a caller: layers list names
+        else:
+            self._known_before = frozenset(file.model_fields_set)
+
+    _loaded = False
+
+    @cached_property
+    def _known_before(self) -> frozenset[str]:
+        """What was known before the document was read; anything more was set by a caller."""
+        return frozenset(self.kind.identity)
+
+    @cached_property
+    def _said(self) -> list[Any]:
+        """Whose and what the document said it was."""
+        return [*self.ref.values]
 
     def _meta_for_twin(self) -> Any:
         return self.kind.meta_of(self.ref.values) if self._loaded else self.meta.model_copy()
@@ -135,7 +149,7 @@ class Document(ObjectAnnotation):
             self._check_name()
             before = self.meta
             after = self.load()
-            for field in before.model_fields_set - self._listed:
+            for field in before.model_fields_set - self._known_before:
                 setattr(after, field, getattr(before, field))
 
     def _set(self, field: str, value: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, MutableMapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from weakref import WeakValueDictionary
 
@@ -30,6 +31,9 @@ PortalQuery = Mapping[str, Any] | None
 
 E = TypeVar("E", bound="Entity")
 
+MEMORIES = ("_children", "_alone", "_known", "_twins", "_origin")
+"""What a node keeps of others, and can do without."""
+
 
 class Node(InFiles):
     """Something with children: the root or an entity.
@@ -39,16 +43,31 @@ class Node(InFiles):
 
     layer: Layer
 
-    def __init__(self) -> None:
-        self._remember_nothing()
+    # Most entities never have any of these, and there are very many: they are made when they are needed.
+
+    @cached_property
+    def _children(self) -> dict[str, list[Any]]:
+        """The children that were listed, by kind."""
+        return {}
+
+    @cached_property
+    def _alone(self) -> dict[Ref, Any]:
+        """Children that were asked for by name before anything was listed."""
+        return {}
+
+    @cached_property
+    def _twins(self) -> dict[tuple[str, ...], Any]:
+        """This as some layers alone show it."""
+        return {}
+
+    _known: WeakValueDictionary[Ref, Any] | None = None
+    """Children that somebody may still hold: a list that is made again has them, so that there is one of each."""
+    _origin: Node | None = None
+    """Whose twin this is."""
 
     def _remember_nothing(self) -> None:
-        self._children: dict[str, list[Any]] = {}
-        self._alone: dict[Ref, Any] = {}  # children that were asked for by name before anything was listed
-        # Children that somebody may still hold: a list that is made again has them, so that there is one of each.
-        self._known: WeakValueDictionary[Ref, Any] | None = None
-        self._twins: dict[tuple[str, ...], Any] = {}
-        self._origin: Node | None = None  # whose twin this is
+        for memory in MEMORIES:
+            self.__dict__.pop(memory, None)
 
     def on(self, layers: Layers) -> Self:
         """This entity as these layers alone show it; everything reached from it is seen the same way.
@@ -78,11 +97,11 @@ class Node(InFiles):
         self.layer.refresh(self.ref)
 
     def _refresh_kinds(self, *kinds: Kind) -> None:
+        for kind in kinds:
+            self._forget_kind(kind)
         known: MutableMapping[Ref, Any] = self._known or {}
         for ref in [ref for ref in known if ref.kind in kinds]:
             known.pop(ref, None)
-        for kind in kinds:
-            self._forget_kind(kind)
         self.layer.refresh(self.ref)
 
     def _forget_kind(self, kind: Kind, gone: Ref | None = None) -> None:
@@ -91,14 +110,17 @@ class Node(InFiles):
             known: Mapping[Ref, Any] = self._known or {}
             for child in filter(None, (self._alone.get(gone), known.get(gone))):
                 child._forget_below()
-        self._children.pop(kind.name, None)
+        for child in self._children.pop(kind.name, ()):
+            self._same(child)
         self._alone = {ref: child for ref, child in self._alone.items() if ref.kind is not kind}
         self._told(kind, gone)
 
     def _query(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, asked for now."""
         asked = cls.kinds if kinds is None else kinds
-        return [cls(self, meta) for kind in asked for meta in self.layer.list(self.ref, kind)]
+        return [
+            cls._listed(self, ref, meta) for kind in asked for ref, meta in self.layer.entries(self.ref, kind)
+        ]
 
     def _list(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, each kind listed once."""
@@ -106,9 +128,9 @@ class Node(InFiles):
         for kind in cls.kinds if kinds is None else kinds:
             if kind.name not in self._children:
                 listed = self._query(cls, [kind])
-                self._children[kind.name] = [
-                    self._alone.get(child.ref) or self._same(child) for child in listed
-                ]
+                if self._alone or self._known:
+                    listed = [self._alone.get(child.ref) or self._same(child) for child in listed]
+                self._children[kind.name] = listed
             found += self._children[kind.name]
         return found
 
@@ -137,7 +159,7 @@ class Node(InFiles):
                     if child.ref == ref:
                         return child
                 self._forget_kind(ref.kind)  # it came after these were listed
-            self._alone[ref] = self._same(cls(self, ref.kind.meta_of(ref.values)))
+            self._alone[ref] = self._same(cls._listed(self, ref))
         known: E = self._alone[ref]
         return known
 
@@ -240,12 +262,34 @@ class Entity(Node):
     kinds: ClassVar[tuple[Kind, ...]]
     """The rows of the table that this class stands for; most stand for one."""
 
+    config: Any = None
+    _meta: Any = None
+
     def __init__(self, parent: Node, meta: Any, config: Any = None) -> None:
-        super().__init__()
-        self.parent, self.meta = parent, meta
-        self.config = config
-        self.layer = parent.layer
+        self.parent, self.layer, self._meta = parent, parent.layer, meta
         self._ref = self.kind_of(meta).ref(meta, parent.ref)
+        if config is not None:
+            self.config = config
+
+    @classmethod
+    def _listed(cls, parent: Node, ref: Ref, meta: Any = None) -> Self:
+        """What a layer lists. Without metadata, which are made when they are needed, it takes a fifth of the time."""
+        if meta is not None:
+            return cls(parent, meta)
+        entity = cls.__new__(cls)
+        entity.parent, entity.layer, entity._ref = parent, parent.layer, ref
+        return entity
+
+    @property
+    def meta(self) -> Any:
+        """What is known of it."""
+        if self._meta is None:
+            self._meta = self.kind.meta_of(self._ref.values)
+        return self._meta
+
+    @meta.setter
+    def meta(self, meta: Any) -> None:
+        self._meta = meta
 
     @classmethod
     def kind_of(cls, meta: Any) -> Kind:
@@ -388,8 +432,7 @@ class Entity(Node):
 
     def __getstate__(self) -> dict[str, Any]:
         """The reference alone: lists and handles are made again where they are needed."""
-        memories = {"_children", "_alone", "_known", "_twins", "_origin"}
-        return {name: value for name, value in self.__dict__.items() if name not in memories} | {
+        return {name: value for name, value in self.__dict__.items() if name not in MEMORIES} | {
             "layer": None
         }
 

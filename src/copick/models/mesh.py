@@ -22,6 +22,8 @@ class CopickMesh(ObjectAnnotation):
     kinds = (MESH,)
     meta: CopickMeshMeta
 
+    _mesh: trimesh.Geometry | None = None
+
     def __init__(self, run: CopickRun, meta: CopickMeshMeta, mesh: trimesh.Geometry | None = None) -> None:
         super().__init__(run, meta)
         self._mesh = mesh

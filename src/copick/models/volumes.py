@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from copick.cache.prefetch import Prefetch
     from copick.kinds import Ref
+    from copick.layers.layer import Opened
     from copick.stores import MappingCalls
 
 ALL = slice(None)
@@ -29,12 +30,8 @@ ALL = slice(None)
 class StoredArray(Entity):
     """An entity whose data are OME-Zarr arrays. They stay open until something in this project changes them."""
 
-    def __init__(self, parent: Any, meta: Any, config: Any = None) -> None:
-        super().__init__(parent, meta, config)
-        self._pid = os.getpid()
-
     @cached_property
-    def _arrays(self) -> dict[str, ArraySource]:
+    def _arrays(self) -> Opened:
         """The levels that are open, by path."""
         return self.layer.opened(self._ref)
 
@@ -53,13 +50,11 @@ class StoredArray(Entity):
             NotFoundError: There is no such level; the text names those there are.
         """
         path = _level(level)
-        if self._pid != os.getpid():  # handles do not survive a fork
-            self._arrays.clear()
-            self._pid = os.getpid()
-        opened = self._arrays.get(path)
+        arrays = self._arrays.here()
+        opened: ArraySource | None = arrays.get(path)
         if opened is None:
             self._check_level(path)
-            opened = self._arrays[path] = open_array(self.layer.store(self._ref), path, str(self._ref))
+            opened = arrays[path] = open_array(self.layer.store(self._ref), path, str(self._ref))
         return opened
 
     def _check_level(self, path: str) -> None:
@@ -75,7 +70,7 @@ class StoredArray(Entity):
         self, zarr_group: str, slices: Sequence[slice], out: npt.NDArray[Any] | None
     ) -> npt.NDArray[Any]:
         # Sampling calls this for each patch: no work here beyond one look-up.
-        opened = self._arrays.get(zarr_group) if self._pid == os.getpid() else None
+        opened = self._arrays.get(zarr_group) if self._arrays.pid == os.getpid() else None
         return (self.array(zarr_group) if opened is None else opened).read(slices, out)
 
     def _write_region(self, data: npt.ArrayLike, zarr_group: str, slices: Sequence[slice]) -> None:
@@ -163,7 +158,7 @@ class StoredArray(Entity):
         super().refresh()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**super().__getstate__(), "_pid": 0}
+        state = super().__getstate__()
         state.pop("_arrays", None)
         return state
 
