@@ -205,7 +205,13 @@ class ReplayedBudget(Budget):
         journal: Any = alone
         locks: Any = alone
         super().__init__(
-            Path(tempfile.gettempdir()), limit, replay.native, journal, locks, lambda *what: None
+            Path(tempfile.gettempdir()),
+            limit,
+            replay.native,
+            journal,
+            locks,
+            lambda *what: None,
+            lambda id: None,
         )
         self.ledger._record: Any = Memory()
         self.epochs._record: Any = Memory()

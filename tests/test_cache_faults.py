@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import shutil
 import signal
@@ -20,6 +21,7 @@ import zarr
 from numcodecs import BZ2, LZ4, Blosc, GZip, Zstd
 from zarr.storage import LocalStore
 
+from copick import _cachecore
 from copick.cache import manager as managers
 from copick.cache.manager import CacheManager
 from copick.cache.store import CachingZarrStore
@@ -82,6 +84,39 @@ def test_the_data_of_one_place_is_never_served_as_that_of_another(tmp_path: Path
         (cache / ".cache_info").unlink(missing_ok=True)
     np.testing.assert_array_equal(opened(tmp_path / "second", tmp_path / "cache").numpy(), second)
     np.testing.assert_array_equal(opened(tmp_path / "first", tmp_path / "cache").numpy(), first)
+
+
+@pytest.mark.parametrize("lost", ["everything", "metadata"])
+def test_nor_is_what_is_open_of_a_folder_that_was_deleted(tmp_path: Path, lost: str) -> None:
+    first, second, cache = noise(seed=1), noise(seed=2), tmp_path / "cache"
+    write_tomogram(tmp_path / "first", first)
+    write_tomogram(tmp_path / "second", second)
+    held = opened(tmp_path / "first", cache)
+    np.testing.assert_array_equal(held.numpy(), first)
+    shutil.rmtree(cache if lost == "everything" else cache / ".cache_metadata")
+    np.testing.assert_array_equal(opened(tmp_path / "second", cache).numpy(), second)
+    np.testing.assert_array_equal(held.numpy(), first)
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_what_cannot_be_opened_for_a_moment_stays_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    write_tomogram(tmp_path / "project", noise())
+    opened(tmp_path / "project", tmp_path / "cache").numpy()
+    new_process()
+    real, left = _cachecore.Array, [None] * failures
+
+    def without_descriptors(*arguments: Any) -> Any:
+        if left:
+            left.pop()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(*arguments)
+
+    monkeypatch.setattr(_cachecore, "Array", without_descriptors)
+    data = opened(tmp_path / "project", tmp_path / "cache").numpy(x=slice(0, 8))
+    np.testing.assert_array_equal(data, noise()[:, :, :8])
+    assert len(chunk_files(tmp_path / "cache")) == 27
 
 
 @pytest.mark.parametrize("shape", [(40, 40, 40), (30, 20, 10)], ids=["same shape", "another shape"])

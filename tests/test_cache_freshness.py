@@ -480,3 +480,41 @@ def test_what_zarr_reads_chunk_by_chunk_is_checked_soon(
     level[:]
     time.sleep(1.5)
     assert (tomogram.numpy() == noise(seed=2)).all()
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_source_that_does_not_say_its_version_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """Once within the read; should that be in vain, too, the versions that it met do not stay together."""
+    first, second, left = noise(), noise(seed=2), [None] * failures
+    group = write_tomogram(tmp_path / "project", first)
+    tomogram = opened(tmp_path / "project", tmp_path / "cache")
+    tomogram.numpy(z=slice(0, 16))
+    write_array(group, second)
+    source: Source = tomogram.array()._source  # type: ignore[attr-defined]
+    ask, fetched = source.ask_tag, []
+    assert ask is not None
+
+    def ask_but_fail(path: str) -> str | None:
+        if fetched and left:
+            left.pop()
+            raise LayerError("503")
+        return ask(path)
+
+    def read(*arguments: Any) -> Any:
+        fetched.append(1)
+        return Source.read(source, *arguments)
+
+    monkeypatch.setattr(source, "ask_tag", ask_but_fail)
+    monkeypatch.setattr(source, "read", read)
+    read_now = tomogram.numpy()
+    assert not left
+    if failures == 1:
+        np.testing.assert_array_equal(read_now, second)
+    (cached,) = manager._managers.values()
+    cached._tick()
+    end = time.monotonic() + 10
+    while not np.array_equal(tomogram.numpy(), second):
+        assert time.monotonic() < end, "two versions stay together"
+        time.sleep(0.05)

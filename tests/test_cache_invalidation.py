@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -861,3 +862,31 @@ def test_what_cannot_be_discarded_is_not_used(
     tomogram.set_region(np.full(SHAPE, 7, np.float32))
     assert (tomogram.numpy() == 7).all()
     assert (opened(project, tmp_path / "cache").numpy() == 7).all()
+
+
+def test_turning_to_another_file_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, others = CacheManager(tmp_path), CacheManager(tmp_path)
+    (tmp_path / ".cache_metadata" / "generations").unlink()
+    others.generations.renew()
+
+    def no_descriptor(folder: str) -> bool:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_cachecore, "on_network", no_descriptor)
+        with pytest.raises(OSError, match="Too many open files"):
+            mine.generations.renew()
+    assert mine.generations.renew()
+    slots = mine.slots(tmp_path / "x")
+    before = mine.generations.now(slots)
+    others.generations.change(slots)
+    assert mine.generations.now(slots) != before
+
+
+def test_arrays_that_a_parent_opened_are_looked_after_in_a_child(tmp_path: Path) -> None:
+    write_tomogram(tmp_path / "project", noise())
+    tomogram = opened(tmp_path / "project", tmp_path / "cache")
+    array = tomogram.array()
+    manager: CacheManager = tomogram.layer.layers[0].manager  # type: ignore[attr-defined]
+    manager.after_fork()
+    assert [*manager.arrays.values()] == [array]

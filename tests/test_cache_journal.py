@@ -13,13 +13,12 @@ import pytest
 
 from copick.cache import journal as module
 from copick.cache.journal import Journal
+from copick.cache.manager import CacheManager
 from support.volumes import CHUNK_FILE, cached_store, chunk_bytes, chunk_files, noise, python, write_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from copick.cache.manager import CacheManager
 
 LAYOUT = {"shape": [4]}
 
@@ -307,3 +306,84 @@ print(sum(thread.name == "copick-journal" for thread in threading.enumerate()))
 """
     ended = python(code, tmp_path / "cache", tmp_path / "source")
     assert ended.stdout == "[]\n1\n", ended.stderr
+
+
+def test_arrays_that_are_gone_are_let_go_of(tmp_path: Path, manager: CacheManager) -> None:
+    """Also where nobody holds them any more, and another process replaced them."""
+    cache, group = tmp_path / "cache", tmp_path / "source"
+    other = CacheManager(cache)
+    for seed in range(5):
+        cached_store(cache, group, manager).open_array("0").read(())
+        other.discard(cache / "x.zarr")
+        write_array(group, noise(seed=seed))
+        cached_store(cache, group, other).open_array("0").read(())
+    cached_store(cache, group, manager).open_array("0").read(())
+    assert len(manager.budget.layouts) == 1
+    assert manager.budget._chunks_read() == len(chunk_files(cache)) == 27
+    assert manager.native.stats()["held"] <= 27
+    other.discard(cache / "x.zarr")
+    cached_store(cache, group, other).open_array("0").read(())
+    manager.budget.heal()
+    assert manager.native.stats()["held"] == 0
+    other.close()
+    manager.close()
+
+
+def test_what_killed_processes_left_in_the_database_is_found_out(
+    tmp_path: Path, manager: CacheManager
+) -> None:
+    cache, group = tmp_path / "cache", tmp_path / "source"
+    for _ in range(3):
+        killed = CacheManager(cache)
+        cached_store(cache, group, killed).open_array("0").read(())
+        killed.journal.flush()
+        killed.discard(cache / "x.zarr")
+        killed.journal.after_fork()  # what it noted last is lost
+        killed.close()
+    assert len(manager.journal.arrays()) == 3
+    manager.budget._learn()
+    cached_store(cache, group, manager).open_array("0").read(())
+    manager.journal.flush()
+    manager.budget.rescan()
+    assert len(manager.journal.arrays()) == len(manager.budget.layouts) == 1
+    manager.close()
+
+
+def test_no_process_forks_while_a_thread_is_inside_sqlite(tmp_path: Path) -> None:
+    code = """
+import os, sys, threading, time
+from pathlib import Path
+from copick.cache.manager import CacheManager
+journal, inside, left = CacheManager(Path(sys.argv[1])).journal, threading.Event(), []
+def work():
+    with journal._open():
+        inside.set()
+        time.sleep(0.5)
+        left.append(True)
+threading.Thread(target=work).start()
+inside.wait()
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if left and journal.load() is not None and journal.flush() else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    ended = python(code, tmp_path / "cache")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_failure_of_upkeep_does_not_end_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "INTERVAL_S", 0.01)
+    ticks: list[int] = []
+
+    def tick() -> None:
+        ticks.append(1)
+        if len(ticks) == 1:
+            raise RuntimeError("no thread can be started")
+
+    journal = Journal(tmp_path / "entries.db", lambda: np.empty((3, 0), np.uint64), tick)
+    journal.start()
+    until(lambda: len(ticks) > 1)
+    journal.stop()
+    assert "no thread can be started" in caplog.text

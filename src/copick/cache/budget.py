@@ -19,13 +19,13 @@ import numpy as np
 
 from copick.cache import info
 from copick.cache.epochs import SharedEpochs
-from copick.cache.folder import cached_files, documents, volume_lacks
+from copick.cache.folder import cached_files, documents, read_layout, volume_lacks
 from copick.cache.geometry import Geometry, chunk_index, chunk_name, grid
 from copick.cache.pool import Background
 from copick.cache.usage import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -64,18 +64,20 @@ class Budget:
         journal: Journal,
         locks: RangeLocks,
         count: Callable[..., None],
+        drop: Callable[[int], None],
     ) -> None:
-        """`limit` in bytes, 0 = none; `count` notes what happened in the statistics."""
+        """`limit` in bytes, 0 = none; `count` notes what happened in the statistics; `drop` lets go of an array that is gone."""
         self.limit = limit
         self.policy: Policy = "lru"
         self.quotas: dict[str, int] = {}
         """Bytes that the chunks of a layer may take; 0 or absent = any number."""
         self._root, self._native, self._journal = root, native, journal
-        self._locks, self._count = locks, count
+        self._locks, self._count, self._drop = locks, count, drop
         # Array id → its folder and geometry, to name files by; its layer; how many chunks those have that are read here.
         self.layouts: dict[int, tuple[Path, Geometry]] = {}
         self._layers: dict[int, str] = {}
         self._read_here: dict[int, int] = {}
+        self._at: dict[Path, int] = {}  # which array that is read here a folder holds
         self._groups: dict[str, int] = {}  # layer → what the native core calls it
         metadata = root / ".cache_metadata"
         self.ledger = Ledger(metadata / "usage", locks, lambda: self._count_once.run())
@@ -103,6 +105,9 @@ class Budget:
         """Note an array in the folder; `read`: by this process. Whether it is new."""
         if read:
             self._read_here[id] = prod(grid(geometry.shape, geometry.chunks))
+            if (former := self._at.get(folder, id)) != id:
+                self._drop(former)
+            self._at[folder] = id
         if id in self.layouts:
             return False
         self._native.assign(id, self._groups.setdefault(layer, len(self._groups) + 1))
@@ -111,6 +116,9 @@ class Budget:
 
     def forget_array(self, id: int) -> None:
         """An array is gone."""
+        folder = self.layouts[id][0] if id in self.layouts else None
+        if folder is not None and self._at.get(folder) == id:
+            del self._at[folder]
         for known in (self.layouts, self._layers, self._read_here):
             known.pop(id, None)
 
@@ -358,6 +366,7 @@ class Budget:
                 self.note_array(id, self._inside(folder), Geometry.from_json(layout), str(layout["layer"]))
         except (KeyError, TypeError, ValueError):  # a row that no version of ours wrote
             return False
+        self._keep_only(arrays)
         self._native.index_replace(rows, self._journal.written_until)
         self._learn_again = _next_time(began)
         return True
@@ -385,16 +394,31 @@ class Budget:
             return
         if usage.evictions != self._evictions_seen:
             self._evictions_seen = usage.evictions
-            for key in self._native.held():
-                layout = self.layouts.get(key[0])
-                if layout and not (layout[0] / chunk_name(layout[1], key[1])).exists():
-                    self._native.drop_block(*key)  # a held mapping keeps the space of an unlinked file
+            self._let_go()
         if not self._learn_again and self.limit and usage.size > LOW_WATER * self.limit:
             self._learn()  # in good time, so that no reader waits for it
         if self._grown and self.limit and usage.size + usage.documents > self.limit:
             self.shrink()
         self._grown = False
         self._evict_later()
+
+    def _let_go(self) -> None:
+        """Of what others have evicted or replaced: a held mapping keeps the space of an unlinked file."""
+        held = self._native.held()
+        for id in {id for id, _ in held}:
+            layout = self.layouts.get(id)
+            cached = read_layout(layout[0]) if layout else None
+            if cached is not None and cached.id != id:
+                self._drop(id)
+        for id, chunk in held:
+            layout = self.layouts.get(id)
+            if layout and not (layout[0] / chunk_name(layout[1], chunk)).exists():
+                self._native.drop_block(id, chunk)
+
+    def _keep_only(self, ids: Collection[int]) -> None:
+        """Of the arrays that are not read here, forget all but these."""
+        for id in self.layouts.keys() - self._read_here.keys() - {*ids}:
+            self.forget_array(id)
 
     def _evict_later(self) -> None:
         """Go on where somebody was in a hurry."""
@@ -423,6 +447,7 @@ class Budget:
     def _rescan(self) -> None:
         began, since = time.monotonic(), int(time.time() * 1e6)
         self._journal.rebuild_wanted = False
+        before = self._journal.arrays()
         arrays: dict[int, tuple[str, dict[str, Any]]] = {}
         found: list[npt.NDArray[np.uint64]] = [np.empty((0, 4), np.uint64)]
         for folder, cached, files in cached_files(self._root):
@@ -445,7 +470,8 @@ class Budget:
             self._native.index_replace(table.T, since)
             sizes = {layer: self._native.index_bytes(group) for layer, group in self._groups.items()}
             self.ledger.restart(sizes, papers)
-        self._journal.replace(arrays, map(np.ndarray.tolist, table), since)
+        self._journal.replace(arrays, map(np.ndarray.tolist, table), since, before)
+        self._keep_only(arrays)
         self._look_again = self._learn_again = _next_time(began)
         self._count("rescans")
 

@@ -136,6 +136,8 @@ class Entry:
             if folder.is_dir() and (names := {*os.listdir(folder)} - {DOCUMENTS}):
                 if info.FILE not in names and any(not is_ours(folder / name) for name in ZARR & names):
                     raise CacheError(f"{folder} is an array that no cache has made; it stays as it is")
+                if entry is None and _is_intact(folder, origin, geometry):
+                    return None  # what failed was to open it, just now
                 # Damaged, or of another place, shape or version: no chunk of it can be trusted.
                 manager.remove(folder)
             name, document = zarr_document(geometry, documents, path, stored=stored)
@@ -217,6 +219,17 @@ class Entry:
 
 
 _TRAILER = 4  # bytes of the checksum behind a payload
+
+
+def _is_intact(folder: Path, origin: info.Origin, geometry: Geometry) -> bool:
+    """Whether what is cached there is of that origin, and of an array like this."""
+    document = info.read(folder / info.FILE)
+    if document is None or not origin.owns(document) or has_ended(document):
+        return False
+    try:
+        return Geometry.from_json(document["array"]["geometry"]).same_data(geometry)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def is_ours(path: Path) -> bool:

@@ -6,6 +6,7 @@ of another version than what lies here. If it is, all that is cached of the volu
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -64,10 +65,11 @@ class Freshness:
         if piece and self._same_at[1] == tag and time.monotonic() - self._same_at[0] < _PIECES_S:
             self._unchecked = True
             return False
-        try:
-            return self._is_replaced(tag)
-        except LayerError:  # it answered a moment ago
-            return False
+        for _ in range(2):  # it answered a moment ago
+            with contextlib.suppress(LayerError):
+                return self._is_replaced(tag)
+        self._unchecked = True  # `look_after` asks until it answers again
+        return False
 
     def look_after(self, entry: Entry | None) -> None:
         """Ask what was not asked after the last pieces, in the background. Called every few seconds."""

@@ -149,19 +149,23 @@ class Generations:
                     os.close(fd)
                 info.write(self._path, os.urandom(_SIZE))
                 fd = info.open_file(self._path, flags)
+        try:
+            stat = os.fstat(fd)
+            self._map(fd)
+        except BaseException:
+            os.close(fd)
+            raise
         if self._fd >= 0:
             os.close(self._fd)
-        stat = os.fstat(fd)
         self._fd, self._identity = fd, (stat.st_dev, stat.st_ino)
-        self._map()
 
-    def _map(self) -> None:
+    def _map(self, fd: int) -> None:
         # What was watched before stays as it is: another thread may be looking at it.
         numbers, mapped = memoryview(bytearray(_SIZE)).cast("Q"), False
         if not _cachecore.on_network(str(self._path.parent)):
             # A filesystem without mappings, or the file was cut this very moment.
             with contextlib.suppress(OSError, ValueError):
-                numbers = memoryview(mmap.mmap(self._fd, _SIZE, access=mmap.ACCESS_READ)).cast("Q")
+                numbers = memoryview(mmap.mmap(fd, _SIZE, access=mmap.ACCESS_READ)).cast("Q")
                 mapped = True
         self._native.watch(numbers)
         self._numbers, self.mapped = numbers, mapped

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from copick.cache import info
+from copick.util import gates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -85,7 +86,8 @@ class Journal:
     def start(self) -> None:
         """Start the writer thread, once per process."""
         with self._wake:
-            if self._thread is None and not self._stopping:
+            is_running = self._thread is not None and self._thread.is_alive()
+            if not is_running and not self._stopping:
                 self._thread = threading.Thread(target=self._run, name="copick-journal", daemon=True)
                 self._thread.start()
 
@@ -133,6 +135,8 @@ class Journal:
                     self._tick()
                 except OSError as error:
                     logger.debug("cache upkeep failed: %s", error)
+                except Exception:  # without this thread, what is noted would pile up
+                    logger.exception("cache upkeep failed")
             self.flush()
             if stopping:
                 return
@@ -217,13 +221,28 @@ class Journal:
             return None
         return None if latest is None else int(latest)
 
+    def arrays(self) -> set[int]:
+        """The arrays that the database tells of."""
+        if not self.path.exists():
+            return set()
+        try:
+            with self._open() as db:
+                return {int(id) for (id,) in db.execute("SELECT id FROM arrays")}
+        except _DAMAGED as error:
+            self._failed(error)
+            return set()
+
     def replace(
         self,
         arrays: dict[int, tuple[str, dict[str, Any]]],
         rows: Iterable[Sequence[int]],
         since: int,
+        before: Iterable[int] = (),
     ) -> None:
-        """Make the database say what a look at the files found that began at `since` (microseconds); later uses stay."""
+        """Make the database say what a look at the files found that began at `since` (microseconds); later uses stay.
+
+        `before`: the arrays that it told of then; those that were not found are gone.
+        """
         try:
             with self._open() as db:
                 db.execute("BEGIN IMMEDIATE")
@@ -234,6 +253,7 @@ class Journal:
                     [since],
                 )
                 db.execute(_TAKE_IN)
+                db.executemany("DELETE FROM arrays WHERE id = ?", [(id,) for id in {*before} - arrays.keys()])
                 db.executemany(
                     "INSERT OR REPLACE INTO arrays VALUES (?, ?, ?)",
                     [(id, folder, json.dumps(layout)) for id, (folder, layout) in arrays.items()],
@@ -245,7 +265,11 @@ class Journal:
 
     @contextlib.contextmanager
     def _open(self) -> Any:
-        """A connection for one use: nothing is kept open, so nothing is inherited by a fork."""
+        """A connection for one use: nothing is kept open, and no fork happens meanwhile, so nothing is inherited by one."""
+        with gates.journal:
+            yield from self._opened()
+
+    def _opened(self) -> Any:
         try:  # SQLite would make it as the umask has it
             os.close(info.open_file(self.path, os.O_RDWR | os.O_CREAT))
         except OSError as error:

@@ -94,7 +94,7 @@ class CacheManager:
         self.generations = Generations(metadata / "generations", self.native, self.locks)
         self.journal = Journal(self.db_path, self.native.drain, self._tick)
         self.budget = Budget(
-            self.cache_root, max_size_bytes, self.native, self.journal, self.locks, self.count
+            self.cache_root, max_size_bytes, self.native, self.journal, self.locks, self.count, self.drop
         )
         self.budget.policy, self.budget.quotas = policy, dict(quotas or {})
         self._stats_written: dict[str, Any] = {}
@@ -103,7 +103,10 @@ class CacheManager:
     def after_fork(self) -> None:
         """Set what belongs to one process. Also called in a forked child, where other threads and their locks are gone."""
         self.started = False
-        self.arrays: weakref.WeakValueDictionary[str, CachedArray] = weakref.WeakValueDictionary()
+        # By folder and place: a folder may hold the arrays of another place by and by. Those that the parent opened are read on.
+        self.arrays: weakref.WeakValueDictionary[tuple[str, str], CachedArray] = weakref.WeakValueDictionary(
+            getattr(self, "arrays", {})
+        )
         self._mutex = threading.Lock()
         self.foreground = Foreground()
         self._pool: DaemonPool | None = None

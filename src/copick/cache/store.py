@@ -122,11 +122,12 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
         folder = self.local_path / path if path else self.local_path
         if not Path(os.path.normpath(folder)).is_relative_to(self.cache_manager.cache_root):
             raise NotFoundError(f"{self._source.where} has no array {path!r}")
-        array = self.cache_manager.arrays.get(str(folder))
+        known = (str(folder), self._origin.place)
+        array = self.cache_manager.arrays.get(known)
         if array is None:
             array = CachedArray.open(self.cache_manager, folder, self._origin, self._source, path)
             if array is not None:
-                self.cache_manager.arrays[str(folder)] = array
+                self.cache_manager.arrays[known] = array
         if array is not None:
             self._opened[path] = array  # the manager's reference is a weak one
         return array
