@@ -13,8 +13,8 @@ import numpy as np
 
 from copick.index.schema import encoded
 from copick.index.things import TYPE_OF, TYPES, Held, Thing, Wanted
-from copick.index.writer import COLUMN, clean, key_values
-from copick.kinds import CHILDREN, OBJECT, RUN, Kind, Ref, kind_named
+from copick.index.writer import COLUMN, clean, key_of, key_values
+from copick.kinds import CHILDREN, KINDS, OBJECT, RUN, Kind, Ref, kind_named
 
 if TYPE_CHECKING:
     import sqlite3
@@ -157,51 +157,75 @@ class Reader:
 
     def top(self, kind: Kind) -> Listing:
         """The runs, or the objects."""
-        found = self._listings("e.parent = 0 AND e.kind = ?", (kind.name,))
+        with self.database.reading() as db:
+            found = self._under(db, self.layers(db), kind, "e.parent = 0", (), {0: None})
         return found.get((None, kind), Listing([], {}))
 
     def inside(self, first: str, last: str) -> Listings:
         """What lies in the runs from `first` to `last`."""
-        return self._listings("e.run BETWEEN ? AND ? AND e.parent <> 0", (first, last))
-
-    def _listings(self, where: str, values: Sequence[Any]) -> Listings:
+        where, bounds = "e.run BETWEEN ? AND ?", (first, last)
         with self.database.reading() as db:
-            layers = self.layers(db)
-            rows = db.execute(
-                f"SELECT {_ROW}, h.layer, h.listed FROM entities AS e JOIN holdings AS h ON h.entity = e.id WHERE {where}",
-                values,
-            ).fetchall()
-            return self._grouped(rows, layers)
+            layers, found = self.layers(db), Listings()
+            asked = f"SELECT e.id, e.run FROM entities AS e WHERE e.kind = ? AND {where}"
+            known: dict[int, Ref | None] = {
+                id: Ref(RUN, (run,)) for id, run in db.execute(asked, (RUN.name, *bounds))
+            }
+            for kind in KINDS:  # parents come first
+                if kind not in CHILDREN[None]:
+                    found |= self._under(db, layers, kind, where, bounds, known)
+        return found
 
-    def _grouped(self, rows: Iterable[Any], layers: Mapping[int, str]) -> Listings:
-        """Listings from rows of entities, each with a layer that holds it and what the listing of that says."""
-        order = {id: at for at, id in enumerate(layers)}
-        alone = {id: self.members([name]) for id, name in layers.items()}
+    def _under(
+        self,
+        db: sqlite3.Connection,
+        layers: Mapping[int, str],
+        kind: Kind,
+        where: str,
+        values: Sequence[Any],
+        known: dict[int, Ref | None],
+    ) -> Listings:
+        """Listings of one kind. `known`: the parents by id, to which those of this kind are added if they may have children.
+
+        Each value that SQLite hands out costs as much as half an object here, so each kind is asked for what its key has.
+        """
+        key = ", ".join(f"e.{COLUMN[field]}" for field in kind.identity)
+        # What no layer holds may be what something lies beside.
+        join = "LEFT JOIN" if kind in CHILDREN else "JOIN"
+        rows = db.execute(
+            f"SELECT e.id, e.parent, {key}, h.layer, h.listed FROM entities AS e {join} holdings AS h ON h.entity = e.id "
+            f"WHERE e.kind = ? AND {where}",
+            (kind.name, *values),
+        )
         held: dict[int, Any] = {}
         several: dict[int, list[Any]] = {}
         for row in rows:
-            if row[9] in order and (first := held.setdefault(row[0], row)) is not row:
+            if row[-2] not in layers:
+                known[row[0]] = Ref(kind, key_of(kind, row[2:-2]), known[row[1]])
+            elif (first := held.setdefault(row[0], row)) is not row:
                 several.setdefault(row[0], [first]).append(row)
-        parents: dict[tuple[Any, ...], Ref] = {}
-        found: dict[tuple[Ref | None, Kind], Listing] = {}
+        alone = {id: self.members([name]) for id, name in layers.items()}
+        groups: dict[int, tuple[Ref | None, Listing]] = {}
         for id, row in held.items():
-            ref = ref_of(row, parents)
+            group = groups.get(row[1])
+            if group is None:
+                group = groups[row[1]] = known[row[1]], Listing([], {})
+            parent, (entries, holding) = group
+            ref = Ref._make((kind, key_of(kind, row[2:-2]), parent))
+            meta = None if row[-1] is None else _meta(ref, row[-1:])
+            holders = alone[row[-2]]
             if id in several:
-                by_layer = sorted(several[id], key=lambda each: order[each[9]])
-                meta = _meta(ref, [each[10] for each in by_layer])
-                holders = self.members([layers[each[9]] for each in by_layer])
-            else:
-                meta, holders = None if row[10] is None else _meta(ref, row[10:]), alone[row[9]]
-            place = (ref.parent, ref.kind)
-            listing = found.get(place)
-            if listing is None:
-                listing = found[place] = Listing([], {})
-            listing.entries.append((ref, meta))
-            listing.holding[ref] = holders
-        for listing in found.values():
+                by_layer = {layer: listed for *_, layer, listed in several[id]}
+                named = [layer for layer in layers if layer in by_layer]
+                meta = _meta(ref, [by_layer[layer] for layer in named])
+                holders = self.members([layers[layer] for layer in named])
+            entries.append((ref, meta))
+            holding[ref] = holders
+            if kind in CHILDREN:
+                known[id] = ref
+        for _, listing in groups.values():
             if len(listing.entries) > 1:
                 listing.entries.sort(key=_values)
-        return found
+        return {(parent, kind): listing for parent, listing in groups.values()}
 
     # Finding
 

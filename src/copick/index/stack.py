@@ -122,11 +122,11 @@ class IndexedStack(LayerStack):
             if kind is RUN:
                 self._runs = [str(ref.values[0]) for ref in found.holding]
             return found
-        run = str(next(parent.walk()).values[0])
+        run = str((parent if parent.parent is None else next(parent.walk())).values[0])
         ahead = self._ahead
         if run not in ahead.runs:
             ahead = self._read_ahead(run)
-        return ahead.listings.get((parent, kind), Listing([], {}))
+        return ahead.listings.get((parent, kind)) or Listing([], {})
 
     def _look_for_changes(self) -> None:
         """Forget what was read if the index has changed since."""

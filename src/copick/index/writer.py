@@ -18,7 +18,6 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from copick.errors import CopickError, FormatError, LayerError
@@ -67,15 +66,16 @@ def key_row(ref: Ref) -> tuple[Value, ...]:
 
 
 _AT = {kind: [KEY.index(COLUMN[field]) for field in kind.identity] for kind in KINDS}
-_SEVERAL = {kind: itemgetter(*at) for kind, at in _AT.items() if len(at) > 1}
-_FLAGGED = {kind for kind in KINDS if kind.flags}
 
 
 def key_values(kind: Kind, row: Sequence[Any]) -> tuple[Value, ...]:
-    """The key that such a row stands for."""
-    several = _SEVERAL.get(kind)
-    values = (row[_AT[kind][0]],) if several is None else several(row)
-    return (*values[:-1], bool(values[-1])) if kind in _FLAGGED else values
+    """The key that a row with the columns of `KEY` stands for."""
+    return key_of(kind, tuple([row[at] for at in _AT[kind]]))
+
+
+def key_of(kind: Kind, values: tuple[Any, ...]) -> tuple[Value, ...]:
+    """The key that the values of its columns stand for."""
+    return (*values[:-1], bool(values[-1])) if kind.flags else values
 
 
 def clean(text: Any) -> Any:
