@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
+import stat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,14 @@ import pytest
 import zarr
 
 import copick
-from copick.errors import AlreadyExistsError, ConfigError, FormatError, NotFoundError, ReadOnlyError
+from copick.errors import (
+    AlreadyExistsError,
+    ConfigError,
+    FormatError,
+    LayerError,
+    NotFoundError,
+    ReadOnlyError,
+)
 from copick.models import CopickObject, FilamentSpec, PickableObject
 from projects import OBJECTS, VOLUME, alone, opened
 
@@ -174,6 +183,43 @@ def test_only_save_config_makes_them_last(tmp_path: Path) -> None:
     assert (item.label, item.identifier) == (3, "GO:1")
     assert item.filament is not None
     assert item.filament.model_dump() == TUBULE
+
+
+def test_save_config_keeps_what_the_file_is(mine: CopickRoot, tmp_path: Path) -> None:
+    """Its permissions (it may hold credentials), and that it is a link to a file elsewhere."""
+    (tmp_path / "shared").mkdir()
+    shared, link, new = tmp_path / "shared/real.json", tmp_path / "link.json", tmp_path / "new.json"
+    for mode in (0o600, 0o664):
+        shared.write_text("{}")
+        shared.chmod(mode)
+        link.unlink(missing_ok=True)
+        link.symlink_to("shared/real.json")
+        mine.save_config(link)
+        assert link.is_symlink()
+        assert len(json.loads(shared.read_text())["pickable_objects"]) == 2
+        assert stat.S_IMODE(shared.stat().st_mode) == mode
+    mine.save_config(new)
+    assert stat.S_IMODE(new.stat().st_mode) == 0o666 & ~umask()
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == {"real.json"}
+
+
+def umask() -> int:
+    os.umask(found := os.umask(0))
+    return found
+
+
+def test_save_config_that_fails_says_where(mine: CopickRoot, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path, problem in (
+        (tmp_path / "none/c.json", "No such file or directory"),
+        (tmp_path, "it is a directory"),
+        (tmp_path / "file/c.json", "Not a directory"),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(LayerError, match=f"the config file '{path}' cannot be written: {problem}") as error:
+            mine.save_config(path)
+        assert "Name a file in a folder that you may write to" in str(error.value)
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_editing_the_config_itself(mine: CopickRoot) -> None:

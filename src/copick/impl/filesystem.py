@@ -23,6 +23,7 @@ from copick.models import (
     CopickTomogram,
     CopickVoxelSpacing,
 )
+from copick.util.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,6 +72,7 @@ def new_config(
 
     Raises:
         ConfigError: The project could not be opened; nothing is written.
+        LayerError: The config cannot be written.
     """
     from copick import __version__
 
@@ -89,9 +91,8 @@ def new_config(
         "overlay_fs_args": {"auto_mkdir": True} if protocol_of(root) == "file" else {},
     }
     opened = CopickRootFSSpec(parse_config(fields, os.fspath(config)))  # type: ignore[arg-type]
-    path = Path(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(fields, indent=4), encoding="utf-8")
+    Path(config).parent.mkdir(parents=True, exist_ok=True)
+    write_text(config, json.dumps(fields, indent=4), "the config file")
     return opened
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from copick.config import CopickConfig
@@ -16,9 +14,11 @@ from copick.models.entity import E, Layers, Node, note_ignored, remembered
 from copick.models.objects import CopickObject
 from copick.models.run import CopickRun
 from copick.util.escape import sanitize_name
+from copick.util.files import write_text
 from copick.util.segmentation import RESERVED_NAME_SUFFIXES
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Mapping
 
     import numpy.typing as npt
@@ -444,14 +444,14 @@ class CopickRoot(Node):
         return self.static_path.rstrip("/")
 
     def save_config(self, config_path: str | os.PathLike[str]) -> None:
-        """Write the config, with every field, as JSON. Credentials in fs_args are written as they are."""
-        path = Path(config_path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(self.config.model_dump(mode="json"), indent=4), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write the config, with every field, as JSON. Credentials in fs_args are written as they are.
+
+        A file that is there keeps its permissions; of a link, the file that it names is written.
+
+        Raises:
+            LayerError: The file cannot be written; it is as it was.
+        """
+        write_text(config_path, json.dumps(self.config.model_dump(mode="json"), indent=4), "the config file")
 
     def _run_factory(self) -> tuple[type[CopickRun], type[CopickRunMeta]]:
         return CopickRun, CopickRunMeta

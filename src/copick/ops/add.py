@@ -432,15 +432,15 @@ def add_object(
         exist_ok,
         filament,
     )
-    if volume is not None and voxel_size is not None:
-        try:
+    try:
+        if volume is not None and voxel_size is not None:
             added.from_numpy(volume, voxel_size)
-        except BaseException:
-            if not known:
-                added.delete(missing_ok=True)
-            raise
-    if save_config and config_path:
-        root.save_config(config_path)
+        if save_config and config_path:
+            root.save_config(config_path)
+    except BaseException:
+        if not known:
+            added.delete(missing_ok=True)
+        raise
     return said(log, added)
 
 
