@@ -150,6 +150,17 @@ def test_config_of_bad_objects(run: Any, folder: Path, text: str, problem: str) 
     assert not (folder / "new.json").exists()
 
 
+def test_a_config_is_not_replaced_by_accident(run: Any, folder: Path) -> None:
+    before = (folder / "config.json").read_text()
+    words = "config", "filesystem", "--overlay-root", "data"
+    assert "config.json is there already; --overwrite replaces it" in run(*words, code=1).output
+    portal = "config", "dataportal", "-ds", "1", "--overlay", "data"
+    assert "config.json is there already; --overwrite replaces it" in run(*portal, code=1).output
+    assert (folder / "config.json").read_text() == before
+    run(*words, "--overwrite")
+    assert opened().pickable_objects == []
+
+
 # new
 
 
