@@ -165,6 +165,12 @@ def test_configs_that_name_things_twice(tmp_path: Path, caplog: pytest.LogCaptur
         alone(tmp_path, pickable_objects=config["pickable_objects"])
 
 
+def test_a_name_is_a_text(mine: CopickRoot) -> None:
+    with pytest.raises(FormatError, match="name None: expected a valid string"):
+        mine.new_object(None, True)  # type: ignore[arg-type]
+    assert len(mine.pickable_objects) == 2
+
+
 def test_names_like_those_of_multilabel_masks(mine: CopickRoot, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "copick"):
         mine.new_object("cell-multilabel", False)
@@ -216,7 +222,9 @@ def test_save_config_that_fails_says_where(mine: CopickRoot, tmp_path: Path) -> 
         (tmp_path / "file/c.json", "Not a directory"),
     ):
         before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(LayerError, match=f"the config file '{path}' cannot be written: {problem}") as error:
+        with pytest.raises(
+            LayerError, match=f"the config file '{path}' cannot be written: {problem}"
+        ) as error:
             mine.save_config(path)
         assert "Name a file in a folder that you may write to" in str(error.value)
         assert sorted(tmp_path.rglob("*")) == before
@@ -383,6 +391,7 @@ def test_objects_travel(mine: CopickRoot) -> None:
 
 
 def test_no_map_is_written_under_another_name(mine: CopickRoot) -> None:
-    too_long = mine.new_object("x" * 252, True)
+    mine.config.pickable_objects.append(PickableObject(name="x" * 252, is_particle=True, label=3))
+    too_long = named(mine, "x" * 252)
     with pytest.raises(FormatError, match="takes 257 bytes"):
         too_long.from_numpy(VOLUME, 4)

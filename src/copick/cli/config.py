@@ -10,7 +10,6 @@ from copick.cli import util
 from copick.cli.base import group
 from copick.errors import AlreadyExistsError
 
-
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 
 
@@ -84,9 +83,7 @@ def filesystem(
 )
 @overwrite_option
 @util.add_debug_option
-def dataportal(
-    dataset_ids: tuple[int, ...], overlay: str, output: str, overwrite: bool, debug: bool
-) -> None:
+def dataportal(dataset_ids: tuple[int, ...], overlay: str, output: str, overwrite: bool, debug: bool) -> None:
     """Write the config of a project over datasets of the CryoET Data Portal, with what is annotated there as objects.
 
     \b

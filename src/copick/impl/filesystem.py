@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from copick.config import CopickConfig, CopickConfigFS, CopickConfigFSSpec, parse_config, protocol_of
+from copick.errors import ConfigError
 from copick.models import (
     CopickFeatures,
     CopickFilaments,
@@ -90,7 +91,11 @@ def new_config(
         "overlay_root": f"local://{root}" if is_path else root,
         "overlay_fs_args": {"auto_mkdir": True} if protocol_of(root) == "file" else {},
     }
-    opened = CopickRootFSSpec(parse_config(fields, os.fspath(config)))  # type: ignore[arg-type]
+    parsed: Any = parse_config(fields, os.fspath(config))
+    for item in parsed.pickable_objects:
+        if problem := item.problem():
+            raise ConfigError(f"{os.fspath(config)}: {problem}")
+    opened = CopickRootFSSpec(parsed)
     Path(config).parent.mkdir(parents=True, exist_ok=True)
     write_text(config, json.dumps(fields, indent=4), "the config file")
     return opened

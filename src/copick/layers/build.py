@@ -157,10 +157,10 @@ def _chosen(places: Sequence[LayerConfig], cache: CopickConfigCache | None) -> s
                 f"cache: root: {root} is the root of a layer; a cache needs a folder of its own"
             )
     wanted = cache.parents
-    known = [_name(place) for place in places]
-    unknown = [name for name in wanted if name not in {*known, "*"}]
-    if unknown:
-        raise ConfigError(f"cache: parent_layer: found {unknown[0]!r}; expected one of {', '.join(known)}")
+    try:
+        cache.check_names([_name(place) for place in places], "cache")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     return {
         _name(place)
         for place in places
@@ -197,6 +197,11 @@ def choose_cache(config: CopickConfig, choice: CacheChoice = None) -> CopickConf
         return None
     if isinstance(choice, CopickConfigCache):
         return choice
+    if choice is not None and not isinstance(choice, Mapping | str | os.PathLike):
+        raise ConfigError(
+            f"cache={choice!r}: expected a directory, the fields of a cache config, a CopickConfigCache, "
+            "or False for no cache"
+        )
     own = config.cache if isinstance(config, CopickConfigMultilayer | CopickConfigOverlay) else None
     if isinstance(choice, Mapping):
         return _cache_of(choice, "cache=")

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from copick.config import CopickConfig
-from copick.errors import AlreadyExistsError, ConfigError, NotFoundError, UnknownNameError
+from copick.errors import AlreadyExistsError, ConfigError, FormatError, NotFoundError, UnknownNameError
 from copick.kinds import RUN
 from copick.meta import CopickRunMeta, FilamentSpec, PickableObject, with_filament
 from copick.models.entity import E, Layers, Node, note_ignored, remembered
@@ -199,7 +199,7 @@ class CopickRoot(Node):
             filament: Makes it a filament, with what is known of it.
 
         Raises:
-            ValueError: The name cannot be used, or the name or the label is taken.
+            ValueError: The name or a value cannot be used, or the name or the label is taken.
         """
         given = {
             "label": label,
@@ -218,19 +218,20 @@ class CopickRoot(Node):
         if filament is not None:
             known = found.metadata if found else {}
             fields["metadata"] = with_filament(known if metadata is None else metadata, filament)
-        taken = [item.label or 0 for item in self.config.pickable_objects if item.name != name]
+        taken = [0, *(item.label or 0 for item in self.config.pickable_objects if item.name != name)]
         if label in taken and label != 0:
             raise AlreadyExistsError(f"label {label} is taken; free is {max(taken) + 1}")
         if found is not None:
             merged = {**found.meta.model_dump(), **fields, "is_particle": is_particle}
-            updated = PickableObject.of(**merged)  # all of it is checked before any of it changes
+            updated = _usable(merged, found.meta)  # all of it is checked before any of it changes
             for key in PickableObject.model_fields:
                 setattr(found.meta, key, getattr(updated, key))
             return found
-        fields.setdefault("label", max(taken, default=0) + 1)
+        fields.setdefault("label", max(taken) + 1)
+        made = _usable({"name": name, "is_particle": is_particle, **fields})
         if name.endswith(RESERVED_NAME_SUFFIXES):
             logger.warning("object %r: a binary segmentation of it would read back as a multilabel one", name)
-        self.config.pickable_objects.append(PickableObject.of(name=name, is_particle=is_particle, **fields))
+        self.config.pickable_objects.append(made)
         self._objects = None
         return self.pickable_objects[-1]
 
@@ -461,3 +462,12 @@ class CopickRoot(Node):
 
     def _invalidate_all_caches(self) -> None:
         self.refresh()
+
+
+def _usable(fields: Mapping[str, Any], known: PickableObject | None = None) -> PickableObject:
+    """An object of these values. Raises FormatError if one cannot be so, unless `known` says the same already."""
+    made = PickableObject.of(**fields)
+    problem = made.problem()
+    if problem is not None and (known is None or known.problem() != problem):
+        raise FormatError(problem)
+    return made

@@ -12,7 +12,7 @@ from copick.errors import LayerError
 
 
 def write_text(path: str | os.PathLike[str], text: str, what: str) -> None:
-    """Replace a file in one step. One that is there keeps its permissions and its group; of a link, the file that it names is written.
+    """Replace a file, or that which a link names, in one step. What is there keeps its permissions and its group.
 
     Raises:
         LayerError: It cannot be written, and is as it was. `what` names it in the text.
