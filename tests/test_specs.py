@@ -174,6 +174,17 @@ def test_what_layers_can_do(root: CopickRootMultilayer, run: CopickRun) -> None:
     (picks,) = run.picks
     fixed = picks.on("archive")
     assert fixed.ensure()
+    for name in root.layer_names:
+        layer = root.layer_specific(name)
+        assert layer.ensure() is (name != "work")  # nothing was written there yet
+        layer.refresh()
+    assert not root.ensure()
+    with pytest.raises(
+        ReadOnlyError, match="layer 'archive' is read-only; cannot change its root"
+    ):
+        root.layer_specific("archive").ensure(create=True)
+    assert root.ensure(create=True)
+    assert root.ensure()
     fixed.refresh()
     run.refresh()
     root.refresh()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from copick.cache.manager import CacheManager
 from copick.cache.store import CachingZarrStore
@@ -34,7 +34,6 @@ class CopickRootCache(CopickRootFS):
     """A cache folder. Connected to a parent it is the parent's project, read through the cache.
 
     Attributes:
-        cache_manager: The folder as this process uses it.
         parent_root: The project that is cached; None until `connect_parent_layer`: then it shows what the folder holds.
     """
 
@@ -51,7 +50,7 @@ class CopickRootCache(CopickRootFS):
         manager = open_cache(config)
         if manager is None:
             raise ConfigError(f"the cache folder {config.root!r} cannot be used; the log says why")
-        self.cache_manager: CacheManager = manager
+        self._manager = manager
         self.parent_root: CopickRoot | None = None
         if layer is None:
             layer = FilesystemLayer(
@@ -70,16 +69,17 @@ class CopickRootCache(CopickRootFS):
         )
         self._forget_all()
 
+    @property
+    def cache_manager(self) -> CacheManager:
+        """The folder as this process uses it."""
+        return self._manager
+
     def ensure(self, create: bool = False) -> bool:
         """Whether the cache folder is there, after making it if `create`."""
         folder = Path(self.cache_manager.cache_root) / ".cache_metadata"
         if create:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder.is_dir()
-
-    def get_cache_stats(self) -> dict[str, Any]:
-        """Hits, misses, bytes fetched, failures of this process, and the size of the folder."""
-        return self.cache_manager.get_stats()
 
     def get_cache_info(self, path: str = "") -> CacheInfo | None:
         """What is known of what is cached at a path of the project ("ExperimentRuns/TS_1/...") and below; None: nothing is."""

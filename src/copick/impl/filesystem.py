@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from copick.config import CopickConfig, CopickConfigFS, CopickConfigFSSpec, parse_config, protocol_of
 from copick.errors import ConfigError
+from copick.impl.manager import RootOfLayers
 from copick.models import (
     CopickFeatures,
     CopickFilaments,
     CopickMesh,
     CopickObject,
     CopickPicks,
-    CopickRoot,
     CopickRun,
     CopickSegmentation,
     CopickTomogram,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from copick.meta import PickableObject
 
 
-class CopickRootFS(CopickRoot):
+class CopickRootFS(RootOfLayers):
     """A project in one directory."""
 
     config_class: ClassVar[type[CopickConfig]] = CopickConfigFS
@@ -46,7 +46,7 @@ class CopickRootFS(CopickRoot):
         super().__init__(config, layer, cache=cache)
 
 
-class CopickRootFSSpec(CopickRoot):
+class CopickRootFSSpec(RootOfLayers):
     """A project of copick 1.x: the layer "overlay" is written, the layer "static" below it is only read."""
 
     config_class: ClassVar[type[CopickConfig]] = CopickConfigFSSpec

@@ -33,6 +33,7 @@ from copick.util.urls import local_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from copick.cache.manager import CacheManager
     from copick.layers.layer import Layer
 
 logger = logging.getLogger(__name__)
@@ -80,14 +81,26 @@ def build_layer(config: LayerConfig, *, cached: bool = False) -> Layer:
     return layer
 
 
+def places_of(config: CopickConfig) -> tuple[Sequence[LayerConfig], str | None]:
+    """The configs of a project's layers, highest first, and the default write layer. Raises ConfigError."""
+    if isinstance(config, CopickConfigMultilayer | CopickConfigOverlay):
+        return config.stack, config.default_write_layer
+    if isinstance(config, LayerConfig):
+        return [config], None if config.read_only else _name(config)
+    raise ConfigError(f"a config of type {config.config_type!r} describes no layers")
+
+
+def cache_of(layer: Layer) -> CacheManager | None:
+    """The cache that a layer, or one of a stack, is read through."""
+    from copick.layers.cached import CachedLayer
+
+    layers = layer.layers if isinstance(layer, LayerStack) else [layer]
+    return next((each.manager for each in layers if isinstance(each, CachedLayer)), None)
+
+
 def build_stack(config: CopickConfig, cache: CopickConfigCache | None = None) -> LayerStack:
     """The layers of a project, in order, cached where `cache` says so. Raises ConfigError."""
-    if isinstance(config, CopickConfigMultilayer | CopickConfigOverlay):
-        places, default = config.stack, config.default_write_layer
-    elif isinstance(config, LayerConfig):
-        places, default = [config], None if config.read_only else config.layer_name or config.config_type
-    else:
-        raise ConfigError(f"a config of type {config.config_type!r} describes no layers")
+    places, default = places_of(config)
     chosen = _chosen(places, cache)
     # The portal shows what the project looks for, so layers get its objects: the same list, which may grow.
     objects = {"pickable_objects": config.pickable_objects}

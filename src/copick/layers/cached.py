@@ -83,6 +83,9 @@ class CachedLayer(Layer):
     def files(self, ref: Ref | None) -> tuple[Any, str]:
         return self.parent.files(ref)
 
+    def ensure(self, *, create: bool = False) -> bool:
+        return self.parent.ensure(create=create)
+
     def reconnect(self) -> None:
         self.parent.reconnect()
 

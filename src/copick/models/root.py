@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from copick.cache.manager import CacheManager
     from copick.layers.build import CacheChoice
     from copick.layers.layer import Layer
     from copick.models.entity import Entity
@@ -405,6 +406,18 @@ class CopickRoot(Node):
         return search.status(self)
 
     @property
+    def cache_manager(self) -> CacheManager | None:
+        """The folder of its cache as this process uses it; None without a cache."""
+        from copick.layers.build import cache_of
+
+        return cache_of(self.layer)
+
+    def get_cache_stats(self) -> dict[str, Any]:
+        """Hits, misses, bytes fetched, failures of this process, and the size of the folder; empty without a cache."""
+        manager = self.cache_manager
+        return {} if manager is None else manager.get_stats()
+
+    @property
     def layer_names(self) -> list[str]:
         """Names of the layers, highest priority first."""
         return self.layer.names
@@ -428,6 +441,15 @@ class CopickRoot(Node):
         """Forget what was listed, in the whole tree."""
         super().refresh()
         self._objects = None
+
+    def ensure(self, create: bool = False) -> bool:
+        """Whether the place of every layer is there and answers, asked now; `create` makes those that can be written.
+
+        Raises:
+            ReadOnlyError: `create` where no layer can be written.
+            LayerError: A place cannot be made.
+        """
+        return self.layer.ensure(create=create)
 
     def reconnect(self) -> None:
         """Drop connections and what was listed; both are made again when they are next needed."""
