@@ -211,7 +211,7 @@ def test_add_many_tomograms(run: Any, folder: Path) -> None:
     write_mrc(folder / "c.mrc", voxel_size=None)
     output = run("add", "tomogram", "*.mrc", "--tomo-type", "raw", "--run", "ignored", code=1).output
     assert "Added tomograms to 2 of 3 runs." in output
-    assert "c.mrc: c.mrc: the file states no voxel size; pass voxel_spacing" in output
+    assert "\nc.mrc: the file states no voxel size; pass" in f"\n{output}"
     assert [each.name for each in opened().runs if each.voxel_spacings] == ["a", "b"]
     output = run("add", "tomogram", "a.mrc", "--tomo-type", "raw", code=1).output
     assert "tomogram 'a/10.000/raw' exists already" in output
@@ -226,9 +226,16 @@ def test_add_tomogram_that_cannot_be(run: Any, folder: Path) -> None:
     write_mrc(folder / "a.mrc")
     assert "no run 'a'" in run("add", "tomogram", "a.mrc", "--no-create", code=1).output
     assert "expected three numbers" in run("add", "tomogram", "a.mrc", "--chunk-size", "x", code=2).output
+    assert "expected three numbers" in run("add", "tomogram", "a.mrc", "--chunk-size", "8,8", code=2).output
+    assert "expected three numbers" in run("add", "tomogram", "a.mrc", "--chunk-size", "8,8,0", code=1).output
+    for size in ("0", "nan"):
+        output = run("add", "tomogram", "a.mrc", "--voxel-size", size, code=1).output
+        assert f"voxel-size {float(size)}: expected a length in ångström, more than 0" in output
+    output = run("add", "tomogram", "?.mrc", "--run-regex", r"TS_(\d+)", code=1).output
+    assert r"--run-regex 'TS_(\\d+)' finds no run in the name of any file, such as 'a.mrc'" in output
     (folder / "b.mrc").write_bytes(b"nothing" * 300)
     assert "b.mrc cannot be read as an MRC file" in run("add", "tomogram", "b.mrc", code=1).output
-    assert [t for each in opened().runs for v in each.voxel_spacings for t in v.tomograms] == []
+    assert opened().runs == []
 
 
 def test_add_listed_tomograms(run: Any, folder: Path) -> None:
@@ -313,7 +320,9 @@ def test_add_picks(run: Any, folder: Path) -> None:
     assert "exists already" in run("add", "picks", "C.csv", *key, code=1).output
     (folder / "bad.csv").write_text("a,b\n1,2\n")
     assert "has no column x" in run("add", "picks", "bad.csv", *key, code=1).output
-    assert "no object 'x'" in run("add", "picks", "C.csv", "--object-name", "x", code=1).output
+    (folder / "D.csv").write_text("x,y,z\n1,2,3\n")
+    assert "no object 'x'" in run("add", "picks", "D.csv", "--object-name", "x", code=1).output
+    assert [each.name for each in opened().runs] == ["A", "B", "C"]
 
 
 def test_add_picks_of_many_tomograms(run: Any, folder: Path) -> None:
@@ -462,7 +471,7 @@ def test_sync(run: Any, folder: Path) -> None:
     assert [(m.name, m.is_multilabel) for m in target.segmentations] == [("every", True), ("membrane", False)]
     assert np.array_equal(target.voxel_spacings[0].tomograms[0].numpy(), VOLUME)
     failed = run("sync", "tomograms", *to, "--target-tomo-types", "wbp:raw", code=1).output
-    assert "the target has it; exist_ok replaces it" in failed
+    assert "the target has it; --exist-ok replaces it" in failed
     run("sync", "tomograms", *to, "--target-tomo-types", "wbp:raw", "--exist-ok")
     assert "expected 'old:new'" in run("sync", "picks", *to, "--target-objects", "a", code=2).output
     assert "expected numbers" in run("sync", "tomograms", *to, "--voxel-spacings", "a", code=2).output

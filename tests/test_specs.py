@@ -180,7 +180,7 @@ def test_what_layers_can_do(root: CopickRootMultilayer, run: CopickRun) -> None:
         layer.refresh()
     assert not root.ensure()
     with pytest.raises(
-        ReadOnlyError, match="layer 'archive' is read-only; cannot change its root"
+        ReadOnlyError, match="cannot change its root: no layer can be written; read-only are archive"
     ):
         root.layer_specific("archive").ensure(create=True)
     assert root.ensure(create=True)

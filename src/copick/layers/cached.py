@@ -208,6 +208,10 @@ class CachedLayer(Layer):
         with self._changing(ref, *below):
             self.parent.delete(ref)
 
+    def prune(self, folder: Ref) -> None:
+        with self._changing(folder):
+            self.parent.prune(folder)
+
     def save(self, ref: Ref, document: bytes) -> None:
         with self._changing(ref):
             self.parent.save(ref, document)

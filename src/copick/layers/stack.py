@@ -438,6 +438,12 @@ class LayerStack(Layer):
             )
         return done
 
+    def prune(self, folder: Ref) -> None:
+        writable = [layer for layer in self.layers if not layer.read_only]
+        for layer in writable:
+            layer.prune(folder)
+        self._forget(folder, *writable)
+
     def delete(self, ref: Ref) -> None:
         self._forget(ref)
         holding = self._layers_holding(ref)
