@@ -11,6 +11,7 @@ import click
 
 from copick.errors import CopickError
 from copick.util.log import get_logger
+from copick.util.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -77,6 +78,16 @@ def project(config: str | None, *, cache: str | None = None) -> CopickRoot:
     from copick import from_file
 
     return from_file(config, cache=cache)
+
+
+def check_objects(root: CopickRoot, names: Iterable[str], flag: str) -> None:
+    """Raises ClickException for a name that no object of the project has."""
+    known = [item.name for item in root.pickable_objects]
+    for name in names:
+        if name not in known:
+            raise click.ClickException(
+                f"{flag}: the project has no object {name!r}{nearest(name, known)}; it has {', '.join(known) or 'none'}"
+            )
 
 
 def finish(done: str, errors: Iterable[str]) -> None:
