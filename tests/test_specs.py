@@ -446,10 +446,16 @@ def test_cached_entities(cache: CopickRootCache) -> None:
     fetched = cache.get_cache_stats()["fetched_cells"]
     assert tomogram.numpy("1").shape == (3, 3, 4)
     assert cache.get_cache_stats()["fetched_cells"] == fetched
-    for work in (cache.prefetch_tomogram("TS_1/10.0/wbp"), cache.prefetch_run("TS_1")):
+    for work in (
+        cache.prefetch_tomogram("TS_1/10.0/wbp"),
+        cache.prefetch_tomogram(tomogram),
+        cache.prefetch_run("TS_1"),
+    ):
         assert work is not None
         work.finish("TS_1")
     assert tomogram.is_cached()
+    with pytest.raises(TypeError, match="a tomogram is named RUN/VOXEL_SIZE/TYPE, not by NoneType None"):
+        cache.prefetch_tomogram(None)  # type: ignore[arg-type]
 
 
 def test_caching_store(cache: CopickRootCache) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from copick.cache.info import CacheInfo
 from copick.cache.manager import CacheManager
 from copick.cache.store import CachingZarrStore
 from copick.config import CopickConfig, CopickConfigCache
@@ -23,7 +24,6 @@ from copick.models import (
 )
 
 if TYPE_CHECKING:
-    from copick.cache.info import CacheInfo
     from copick.cache.prefetch import Prefetch
     from copick.layers.build import CacheChoice
     from copick.layers.layer import Layer
@@ -100,14 +100,24 @@ class CopickRootCache(CopickRootFS):
         self.cache_manager.invalidate(path)
         self._forget_all()
 
-    def prefetch_tomogram(self, tomo_id: str) -> Prefetch | None:
-        """Begin to cache all levels of a tomogram, named "RUN/10.000/TYPE"; it can be waited for or cancelled.
+    def prefetch_tomogram(self, tomo_id: str | CopickTomogram) -> Prefetch | None:
+        """Begin to cache all levels of a tomogram; it can be waited for or cancelled.
+
+        Args:
+            tomo_id: Its name, "RUN/10.000/TYPE", or a tomogram of any project that is called so here.
 
         Raises:
             NotFoundError: There is no such tomogram.
         """
         from copick.cache.prefetch import begin
 
+        if isinstance(tomo_id, CopickTomogram):
+            spacing_of = tomo_id.voxel_spacing
+            tomo_id = f"{spacing_of.run.name}/{spacing_of.voxel_size:.3f}/{tomo_id.tomo_type}"
+        if not isinstance(tomo_id, str):
+            raise TypeError(
+                f"a tomogram is named RUN/VOXEL_SIZE/TYPE, not by {type(tomo_id).__name__} {tomo_id!r:.40}"
+            )
         run_name, _, rest = tomo_id.partition("/")
         size, _, tomo_type = rest.partition("/")
         run = self.get_run(run_name)
@@ -152,6 +162,7 @@ CopickSegmentationCache = CopickSegmentation
 CopickObjectCache = CopickObject
 
 __all__ = [
+    "CacheInfo",
     "CacheManager",
     "CachingZarrStore",
     "CopickConfigCache",

@@ -305,8 +305,14 @@ class CopickRoot(Node):
 
         Raises:
             ValueError: The query holds no word, or there is no such type (see `find_objects`).
+            TypeError: The query is no text.
         """
         from copick.models import search
+
+        if not isinstance(query, str):
+            raise TypeError(
+                f"search() looks for the words of a text, not of {type(query).__name__} {query!r:.40}"
+            )
 
         return search.search(self.on(layers), query, object_types, limit)
 
