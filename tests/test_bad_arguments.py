@@ -233,6 +233,11 @@ def test_what_is_no_name(tmp_path: Path) -> None:
         for make in (run.new_picks, run.new_mesh, run.new_filaments):
             with pytest.raises(TypeError, match=rf"a name must be a string, not \w+ {bad}"):
                 make("ribosome", bad)
+    for make in (run.get_voxel_spacing, run.new_voxel_spacing):
+        with pytest.raises(TypeError, match="a voxel size is a number of ångström, not NoneType None"):
+            make(None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"search\(\) looks for the words of a text, not of NoneType None"):
+        root.search(None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="layers= takes a name or names of layers, not 3"):
         root.get_run("r", layers=3)  # type: ignore[arg-type]
     with pytest.raises(FormatError, match=r"name 'a_b': .*try 'a-b'"):

@@ -344,6 +344,8 @@ def test_prefetch_fills_the_cache(tmp_path: Path, run: Callable[..., Result]) ->
     run("verify", "-c", "config.json")
     assert "no tomogram is named" in run("prefetch", "other", "-c", "config.json", code=1).output
     configure(tmp_path, "uncached.json", parent_layer=None)
+    output = run("prefetch", "-c", "config.json", "--level", 7, code=1).output
+    assert "has the level 7; the levels are 0 to" in output
     assert "are not cached" in run("prefetch", "-c", "uncached.json", code=1).output
 
 
@@ -375,8 +377,15 @@ def test_clear_forgets_a_part_or_all(tmp_path: Path, run: Callable[..., Result])
     write_array(tmp_path / "source", noise())
     cached_store(tmp_path / "cache", tmp_path / "source").open_array("0").read(())
     where = ("--cache-dir", "cache")
-    assert run("clear", *where, code=1).exit_code == 1  # nobody said yes
-    assert answer(run("clear", TOMOGRAM, "--yes", *where, "--json")) == {"freed_bytes": 26 * CHUNK_FILE}
+    assert "nobody said yes; --yes does not ask" in run("clear", *where, code=2).output
+    for path, problem in (
+        ("../..", "is no path of a project"),
+        ("ExperimentRuns/R9", "nothing is cached at"),
+    ):
+        output = run("clear", path, *where, code=1).output
+        assert problem in output
+        assert "Remove" not in output
+    assert answer(run("clear", TOMOGRAM, "-y", *where, "--json")) == {"freed_bytes": 26 * CHUNK_FILE}
     papers = sum(file.stat().st_size for file in (tmp_path / "cache").rglob(".cache_info.*"))
     assert papers > 0
     assert answer(run("clear", "--yes", *where, "--json")) == {"freed_bytes": 27 * CHUNK_FILE + papers}

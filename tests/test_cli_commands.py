@@ -150,6 +150,17 @@ def test_config_of_bad_objects(run: Any, folder: Path, text: str, problem: str) 
     assert not (folder / "new.json").exists()
 
 
+def test_a_config_is_not_replaced_by_accident(run: Any, folder: Path) -> None:
+    before = (folder / "config.json").read_text()
+    words = "config", "filesystem", "--overlay-root", "data"
+    assert "config.json is there already; --overwrite replaces it" in run(*words, code=1).output
+    portal = "config", "dataportal", "-ds", "1", "--overlay", "data"
+    assert "config.json is there already; --overwrite replaces it" in run(*portal, code=1).output
+    assert (folder / "config.json").read_text() == before
+    run(*words, "--overwrite")
+    assert opened().pickable_objects == []
+
+
 # new
 
 
@@ -200,7 +211,7 @@ def test_add_many_tomograms(run: Any, folder: Path) -> None:
     write_mrc(folder / "c.mrc", voxel_size=None)
     output = run("add", "tomogram", "*.mrc", "--tomo-type", "raw", "--run", "ignored", code=1).output
     assert "Added tomograms to 2 of 3 runs." in output
-    assert "c.mrc: c.mrc: the file states no voxel size; pass voxel_spacing" in output
+    assert "\nc.mrc: the file states no voxel size; pass" in f"\n{output}"
     assert [each.name for each in opened().runs if each.voxel_spacings] == ["a", "b"]
     output = run("add", "tomogram", "a.mrc", "--tomo-type", "raw", code=1).output
     assert "tomogram 'a/10.000/raw' exists already" in output
@@ -215,9 +226,16 @@ def test_add_tomogram_that_cannot_be(run: Any, folder: Path) -> None:
     write_mrc(folder / "a.mrc")
     assert "no run 'a'" in run("add", "tomogram", "a.mrc", "--no-create", code=1).output
     assert "expected three numbers" in run("add", "tomogram", "a.mrc", "--chunk-size", "x", code=2).output
+    assert "expected three numbers" in run("add", "tomogram", "a.mrc", "--chunk-size", "8,8", code=2).output
+    assert "expected three numbers" in run("add", "tomogram", "a.mrc", "--chunk-size", "8,8,0", code=1).output
+    for size in ("0", "nan"):
+        output = run("add", "tomogram", "a.mrc", "--voxel-size", size, code=1).output
+        assert f"voxel-size {float(size)}: expected a length in ångström, more than 0" in output
+    output = run("add", "tomogram", "?.mrc", "--run-regex", r"TS_(\d+)", code=1).output
+    assert r"--run-regex 'TS_(\\d+)' finds no run in the name of any file, such as 'a.mrc'" in output
     (folder / "b.mrc").write_bytes(b"nothing" * 300)
     assert "b.mrc cannot be read as an MRC file" in run("add", "tomogram", "b.mrc", code=1).output
-    assert [t for each in opened().runs for v in each.voxel_spacings for t in v.tomograms] == []
+    assert opened().runs == []
 
 
 def test_add_listed_tomograms(run: Any, folder: Path) -> None:
@@ -302,7 +320,9 @@ def test_add_picks(run: Any, folder: Path) -> None:
     assert "exists already" in run("add", "picks", "C.csv", *key, code=1).output
     (folder / "bad.csv").write_text("a,b\n1,2\n")
     assert "has no column x" in run("add", "picks", "bad.csv", *key, code=1).output
-    assert "no object 'x'" in run("add", "picks", "C.csv", "--object-name", "x", code=1).output
+    (folder / "D.csv").write_text("x,y,z\n1,2,3\n")
+    assert "no object 'x'" in run("add", "picks", "D.csv", "--object-name", "x", code=1).output
+    assert [each.name for each in opened().runs] == ["A", "B", "C"]
 
 
 def test_add_picks_of_many_tomograms(run: Any, folder: Path) -> None:
@@ -399,7 +419,9 @@ def test_rm(run: Any) -> None:
     assert (names(), names("B")) == (["bob/2"], ["bob/1", "bob/2"])
     run("rm", "picks", "ribosome:bob/*", "--force", "--workers", "2")
     assert (names(), names("B")) == ([], [])
-    assert "Removed 0 objects." in run("rm", "picks", "ribosome:bob/1").output
+    assert "Removed 0 objects." in run("rm", "picks", "ribosome:bob/*", "--force").output
+    nothing = "nothing in the project is named by the picks URI 'ribosome:bob/1'"
+    assert nothing in run("rm", "picks", "ribosome:bob/1", code=1).output
     assert "is no picks URI" in run("rm", "picks", "a:b:c", code=1).output
     assert "no run 'C'" in run("rm", "picks", "a:b/c", "-r", "C", code=1).output
     assert "'zoo' is not one of" in run("rm", "zoo", "a:b/c", code=2).output
@@ -415,13 +437,19 @@ def test_cp_and_mv(run: Any) -> None:
     run("cp", "picks", "ribosome:bob/1", "ribosome:ann/1", "--overwrite")
     run("mv", "picks", "ribosome:bob/*", "ribosome:carl/{session_id}", "--run", "B")
     assert (names(), names("B")) == (["ann/1", "bob/1", "bob/2"], ["ann/1", "carl/1", "carl/2"])
+    for verb in ("cp", "mv"):
+        output = run(verb, "picks", "ribosme:ann/1", "ribosome:x/1", "-r", "A", code=1).output
+        assert (
+            "nothing in run 'A' is named by the picks URI 'ribosme:ann/1' (did you mean 'ribosome:ann/1'?)"
+            in output
+        )
     assert "may name several things" in run("mv", "picks", "ribosome:*/*", "ribosome:x/1", code=1).output
 
 
 # sync
 
 
-def test_sync(run: Any, folder: Path) -> None:
+def test_sync(run: Any, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     copick.new_config(
         "other.json", folder / "other", pickable_objects=[{"name": "x", "is_particle": True, "label": 1}]
     )
@@ -451,8 +479,13 @@ def test_sync(run: Any, folder: Path) -> None:
     assert [(m.name, m.is_multilabel) for m in target.segmentations] == [("every", True), ("membrane", False)]
     assert np.array_equal(target.voxel_spacings[0].tomograms[0].numpy(), VOLUME)
     failed = run("sync", "tomograms", *to, "--target-tomo-types", "wbp:raw", code=1).output
-    assert "the target has it; exist_ok replaces it" in failed
+    assert "the target has it; --exist-ok replaces it" in failed
+    assert "was not copied" not in caplog.text  # it is said once
     run("sync", "tomograms", *to, "--target-tomo-types", "wbp:raw", "--exist-ok")
+    output = run("sync", "picks", *to, "--source-objects", "ribosme", code=1).output
+    assert "--source-objects: the project has no object 'ribosme' (did you mean 'ribosome'?)" in output
+    output = run("sync", "tomograms", *to, "--source-tomo-types", "wpb", code=1).output
+    assert "the source has nothing of --source-runs A --source-tomo-types wpb; nothing was copied" in output
     assert "expected 'old:new'" in run("sync", "picks", *to, "--target-objects", "a", code=2).output
     assert "expected numbers" in run("sync", "tomograms", *to, "--voxel-spacings", "a", code=2).output
     assert (
@@ -489,6 +522,31 @@ def test_stats(run: Any) -> None:
     )
     assert found["total_segmentations"] == 1
     assert "no run 'C'" in run("stats", "picks", "-r", "C", code=1).output
+    output = run("stats", "picks", "--object-name", "ribosme", code=1).output
+    assert "no object 'ribosme' (did you mean 'ribosome'?); it has ribosome, membrane" in output
+
+
+# How things are said
+
+
+@pytest.mark.filterwarnings("default")
+def test_errors_and_warnings_are_said_in_words_of_the_command(run: Any, folder: Path) -> None:
+    """Not in those of Python."""
+    output = run("add", "object", "--name", "ribosome", code=1).output
+    assert "there is an object 'ribosome' already; pass --exist-ok to update it" in output
+    write_mrc(folder / "a.mrc", voxel_size=None)
+    output = run("add", "tomogram", "a.mrc", code=1).output
+    assert "states no voxel size; pass --voxel-size in ångström" in output
+    (folder / "a.dat").write_bytes(b"")
+    assert "or pass --file-type" in run("add", "tomogram", "a.dat", code=1).output
+    words = ("add", "object-volume", "--object-name", "ribosome", "--volume-path", "a.dat")
+    assert "or pass --volume-format" in run(*words, code=1).output
+    run("new", "run", "A")
+    assert "exists already (in layer overlay); pass --overwrite\n" in run("new", "run", "A", code=1).output
+    output = run("new", "picks", "--particle-name", "ribosome", "--out-user", "a_b").output
+    assert "copick: the name 'a_b' was changed to 'a-b'" in output
+    assert "UserWarning" not in output
+    assert ".py" not in output
 
 
 def test_info(run: Any) -> None:

@@ -66,6 +66,37 @@ def test_dump_reads_back() -> None:
     assert again == config
 
 
+def test_unknown_keys_of_objects_are_refused() -> None:
+    objects = [
+        {"name": "a", "is_particle": True, "label": 1, "go_id": "GO:1", "metadata": {"radus": 5}},
+        {"name": "b", "is_particle": True, "label": 2, "radus": 5},
+    ]
+    problem = r"pickable_objects: object 'b': unknown key 'radus' \(did you mean 'radius'\?\)"
+    parse_config(multilayer(pickable_objects=objects[:1]))
+    with pytest.raises(ConfigError, match=problem):
+        parse_config(multilayer(pickable_objects=objects))
+    with pytest.raises(ConfigError, match=problem):
+        parse_config({"config_type": "filesystem", "root": "x", "pickable_objects": objects})
+
+
+def test_quotas_name_layers() -> None:
+    cache = {"root": "cache", "quotas": {"archiv": 1000}}
+    problem = r"quotas: found 'archiv', which is no layer to cache \(did you mean 'archive'\?\)"
+    with pytest.raises(ConfigError, match=rf"cache_config\.{problem}; expected one of work, archive"):
+        parse_config(multilayer(cache_config=cache))
+    with pytest.raises(ConfigError, match=r"cache\.quotas: found 'archiv'.*expected one of overlay"):
+        parse_config({"config_type": "filesystem", "overlay_root": "x", "cache": cache})
+    with pytest.raises(ConfigError, match=rf"cache\.{problem}"):
+        build_stack(parse_config(multilayer()), choose_cache(parse_config(multilayer()), cache))
+    parse_config(multilayer(cache_config={**cache, "quotas": {"archive": 1000}}))
+
+
+@pytest.mark.parametrize("choice", [True, 3, ["x"]])
+def test_a_cache_is_no_flag(choice: Any) -> None:
+    with pytest.raises(ConfigError, match=r"cache=.*: expected a directory, .*or False for no cache"):
+        choose_cache(parse_config(multilayer()), choice)
+
+
 def test_the_spec_example_in_python() -> None:
     config = CopickConfigML(
         layers=["filesystem", "cache"],

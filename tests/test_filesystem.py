@@ -370,6 +370,29 @@ def test_links_that_lead_elsewhere_are_ignored(monkeypatch: pytest.MonkeyPatch) 
 # S3
 
 
+def test_whether_a_place_is_there(tmp_path: Path, project: Path, server: FolderServer) -> None:
+    work = files(tmp_path / "new/work")
+    assert not work.ensure()
+    assert work.ensure(create=True)
+    assert work.ensure()
+    assert (tmp_path / "new/work").is_dir()
+    archive = files(server.url)
+    assert archive.ensure()
+    assert not files(f"{server.url}nothing").ensure()
+    server.close()
+    assert not archive.ensure()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LayerError, match=r"layer 'files': .*file/work failed"):
+        files(tmp_path / "file/work").ensure(create=True)
+
+
+def test_whether_a_bucket_is_there(s3_bucket: str, s3_args: dict[str, Any]) -> None:
+    assert files(f"s3://{s3_bucket}/new", fs_args=s3_args).ensure(create=True)
+    assert files(f"s3://{s3_bucket}/new", fs_args=s3_args).ensure()
+    assert not files(f"s3://{s3_bucket}/new", fs_args=s3_args, read_only=True).ensure()
+    assert not files("s3://no-such-bucket-here/new", fs_args=s3_args).ensure(create=True)
+
+
 def test_a_bucket_that_is_not_there(s3_args: dict[str, Any]) -> None:
     for read_only in (True, False):
         layer = files("s3://no-such-bucket-here/x", "lab", fs_args=s3_args, read_only=read_only)

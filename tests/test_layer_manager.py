@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+import copick
 from copick.config import CopickConfigMultilayer
 from copick.errors import NotFoundError, ReadOnlyError
 from copick.impl.filesystem import CopickRootFS
@@ -24,6 +26,7 @@ from projects import OBJECTS, VOLUME, alone, opened, run_of, tomogram_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from copick.cache.manager import CacheManager
     from copick.models import CopickRoot
 
 
@@ -310,3 +313,55 @@ def test_every_query_and_getter_is_narrowed(root: CopickRoot, tmp_path: Path) ->
         assert [f.feature_type for f in tomogram.query_features(layers=layers)] == seen
         for name in ("work", "archive"):
             assert (tomogram.get_features(name, layers=layers) is not None) == (name in seen)
+
+
+# Roots that are no stacks
+
+
+def controls(root: Any) -> CacheManager:
+    """The cache of a project, by all ways to it."""
+    (manager,) = {root.cache_manager, root.layer_manager.cache_layer.cache_manager}
+    assert manager.get_stats()["cache_root"] == root.get_cache_stats()["cache_root"]
+    assert root.layer_manager.get_layer("cache") is root.layer_manager.cache_layer
+    return manager
+
+
+def test_every_root_has_the_controls_of_its_cache(tmp_path: Path, original: Path) -> None:
+    """Of copick 1.x, of one layer, of a stack: epochs of training begin the same way."""
+    one = {"config_type": "filesystem", "root": str(original), "read_only": True, "pickable_objects": OBJECTS}
+    legacy = {
+        "config_type": "filesystem",
+        "pickable_objects": OBJECTS,
+        "overlay_root": str(tmp_path / "mine"),
+        "static_root": str(original),
+    }
+    stack = {"config_type": "multilayer", "layers": ["x"], "layer_configs": {"x": one}}
+    for at, config in enumerate((one, legacy, stack)):
+        cache = {"root": str(tmp_path / f"cache{at}"), "parent_layer": "*", "policy": "epoch"}
+        root: Any = copick.from_string(json.dumps(config), cache=cache)
+        tomogram_of(root).numpy()
+        controls(root).new_epoch(1)
+        assert root.get_cache_stats()["bytes_fetched"] > 0
+        assert root.on(root.layer_names[-1]).cache_manager is root.cache_manager
+        plain: Any = copick.from_string(json.dumps(config), cache=False)
+        assert (plain.cache_manager, plain.get_cache_stats(), plain.layer_manager.cache_layer) == (
+            None,
+            {},
+            None,
+        )
+
+
+def test_layers_of_roots_that_are_no_stacks(tmp_path: Path, original: Path) -> None:
+    config = {"config_type": "filesystem", "overlay_root": str(tmp_path), "static_root": str(original)}
+    legacy: Any = copick.from_string(json.dumps({**config, "pickable_objects": OBJECTS}))
+    assert list(legacy.layer_manager.layers) == ["overlay", "static"]
+    assert isinstance(legacy.layer_specific("static"), CopickRootFS)
+    assert [len(legacy.layer_specific(name).runs) for name in ("overlay", "static")] == [0, 1]
+    assert legacy.layer_manager.default_write_layer == "overlay"
+    single: Any = alone(original)
+    assert single.layer_specific("filesystem").runs[0].name == "TS_1"
+    memory: Any = copick.from_string('{"config_type": "memory", "pickable_objects": []}')
+    memory.new_run("A")
+    assert memory.layer_specific("memory").runs[0].name == "A"
+    with pytest.raises(NotFoundError, match="no layer 'x'; the layers are memory"):
+        memory.layer_specific("x")

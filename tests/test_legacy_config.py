@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import copick
 from copick.config import CopickConfig, CopickConfigCache, CopickConfigFSSpec, parse_config
-from copick.errors import ConfigError, ReadOnlyError
+from copick.errors import ConfigError, FormatError, ReadOnlyError
 from copick.impl.filesystem import CopickRootFS, CopickRootFSSpec
 from copick.impl.multilayer import CopickRootMultilayer
 from copick.layers.build import choose_cache
@@ -114,6 +115,15 @@ def test_unknown_keys_are_ignored(recwarn: pytest.WarningsRecorder) -> None:
     )
     assert isinstance(config, CopickConfigFSSpec)
     assert not recwarn.list
+
+
+def test_a_croissant_project_is_refused_by_name() -> None:
+    """copick 1.x opens them; this version says that it does not, and what to do."""
+    config = {"config_type": "mlcroissant", "pickable_objects": [], "croissant_url": "x", "overlay_root": "y"}
+    with pytest.raises(
+        ConfigError, match=r"'mlcroissant' \(Croissant .*\) cannot be opened by this version; name"
+    ):
+        opened(config)
 
 
 def test_without_a_type(tmp_path: Path) -> None:
@@ -295,7 +305,39 @@ def test_objects_that_are_alike(
 
 def test_objects_without_labels_are_not_alike() -> None:
     objects = [{"name": name, "is_particle": True, "label": None} for name in "ab"]
-    assert parse_config({"config_type": "memory", "pickable_objects": objects}).repeated_objects() is None
+    assert len(parse_config({"config_type": "memory", "pickable_objects": objects}).pickable_objects) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"radius": float("nan")}, "object 'x': radius nan: expected a length in ångström, 0 or more"),
+        ({"radius": -1}, "radius -1.0: expected"),
+        ({"label": -3}, "label -3: expected 1 or more"),
+        ({"map_threshold": float("inf")}, "map_threshold inf: expected a finite number"),
+        ({"name": ".."}, r"object '\.\.': no file can be called so"),
+        ({"name": "x" * 300}, "no file can be called so; expected at most 200 bytes"),
+    ],
+)
+def test_values_that_cannot_be_are_said_of_projects_of_1x_and_refused_in_new_ones(
+    fields: dict[str, Any], problem: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    objects = [{"name": "x", "is_particle": True, **fields}]
+    root = opened(of_1x(tmp_path, pickable_objects=objects))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert re.search(problem, record.getMessage())
+    if "name" not in fields:  # what was so before may stay so, while something else of it changes
+        root.new_object("x", True, identifier="GO:1", exist_ok=True)
+    assert root.new_object("other", True).label == (1 if "label" in fields else 2)
+    with pytest.raises(FormatError, match=problem):
+        alone(tmp_path / "new").new_object(**{"name": "x", "is_particle": True, **fields, "exist_ok": True})
+    with pytest.raises(ConfigError, match=problem):
+        parse_config({"config_type": "memory", "pickable_objects": objects})
+    path = tmp_path / "new/config.json"
+    with pytest.raises(ConfigError, match=problem):
+        copick.new_config(path, tmp_path / "data", pickable_objects=objects)
+    assert not path.exists()
 
 
 def test_an_object_of_a_layer_takes_no_label_of_another() -> None:

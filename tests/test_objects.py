@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
+import stat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,14 @@ import pytest
 import zarr
 
 import copick
-from copick.errors import AlreadyExistsError, ConfigError, FormatError, NotFoundError, ReadOnlyError
+from copick.errors import (
+    AlreadyExistsError,
+    ConfigError,
+    FormatError,
+    LayerError,
+    NotFoundError,
+    ReadOnlyError,
+)
 from copick.models import CopickObject, FilamentSpec, PickableObject
 from projects import OBJECTS, VOLUME, alone, opened
 
@@ -156,6 +165,12 @@ def test_configs_that_name_things_twice(tmp_path: Path, caplog: pytest.LogCaptur
         alone(tmp_path, pickable_objects=config["pickable_objects"])
 
 
+def test_a_name_is_a_text(mine: CopickRoot) -> None:
+    with pytest.raises(FormatError, match="name None: expected a valid string"):
+        mine.new_object(None, True)  # type: ignore[arg-type]
+    assert len(mine.pickable_objects) == 2
+
+
 def test_names_like_those_of_multilabel_masks(mine: CopickRoot, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "copick"):
         mine.new_object("cell-multilabel", False)
@@ -174,6 +189,45 @@ def test_only_save_config_makes_them_last(tmp_path: Path) -> None:
     assert (item.label, item.identifier) == (3, "GO:1")
     assert item.filament is not None
     assert item.filament.model_dump() == TUBULE
+
+
+def test_save_config_keeps_what_the_file_is(mine: CopickRoot, tmp_path: Path) -> None:
+    """Its permissions (it may hold credentials), and that it is a link to a file elsewhere."""
+    (tmp_path / "shared").mkdir()
+    shared, link, new = tmp_path / "shared/real.json", tmp_path / "link.json", tmp_path / "new.json"
+    for mode in (0o600, 0o664):
+        shared.write_text("{}")
+        shared.chmod(mode)
+        link.unlink(missing_ok=True)
+        link.symlink_to("shared/real.json")
+        mine.save_config(link)
+        assert link.is_symlink()
+        assert len(json.loads(shared.read_text())["pickable_objects"]) == 2
+        assert stat.S_IMODE(shared.stat().st_mode) == mode
+    mine.save_config(new)
+    assert stat.S_IMODE(new.stat().st_mode) == 0o666 & ~umask()
+    assert {path.name for path in (tmp_path / "shared").iterdir()} == {"real.json"}
+
+
+def umask() -> int:
+    os.umask(found := os.umask(0))
+    return found
+
+
+def test_save_config_that_fails_says_where(mine: CopickRoot, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path, problem in (
+        (tmp_path / "none/c.json", "No such file or directory"),
+        (tmp_path, "it is a directory"),
+        (tmp_path / "file/c.json", "Not a directory"),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(
+            LayerError, match=f"the config file '{path}' cannot be written: {problem}"
+        ) as error:
+            mine.save_config(path)
+        assert "Name a file in a folder that you may write to" in str(error.value)
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_editing_the_config_itself(mine: CopickRoot) -> None:
@@ -337,6 +391,7 @@ def test_objects_travel(mine: CopickRoot) -> None:
 
 
 def test_no_map_is_written_under_another_name(mine: CopickRoot) -> None:
-    too_long = mine.new_object("x" * 252, True)
+    mine.config.pickable_objects.append(PickableObject(name="x" * 252, is_particle=True, label=3))
+    too_long = named(mine, "x" * 252)
     with pytest.raises(FormatError, match="takes 257 bytes"):
         too_long.from_numpy(VOLUME, 4)

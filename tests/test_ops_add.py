@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import zarr
 import copick
 from copick.errors import AlreadyExistsError, ConfigError, FormatError, UnknownNameError
 from copick.ops import add
-from projects import VOLUME, alone
+from projects import OBJECTS, VOLUME, alone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -370,6 +371,24 @@ def test_object_volume(root: CopickRoot) -> None:
         add.add_object_volume(root, "membrane", VOLUME, 4.0)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_fails_leaves_no_empty_run(tmp_path: Path, cached: bool) -> None:
+    """Nor an empty voxel spacing; what was there before, and what others put there meanwhile, stays."""
+    cache = {"root": str(tmp_path / "cache"), "parent_layer": "*"}
+    config = {"config_type": "filesystem", "root": str(tmp_path / "data"), "pickable_objects": OBJECTS}
+    root = copick.from_string(json.dumps(config), cache=cache if cached else False)
+    kept = root.new_run("kept")
+    (tmp_path / "p.csv").write_text("x,y,z\n1,2,3\n")
+    for name in ("kept", "new"):
+        with pytest.raises(ValueError, match="no object 'x'"):
+            add.add_picks_from_file(root, name, tmp_path / "p.csv", "x", "me", "1")
+        with pytest.raises(ValueError, match="cannot be used"):
+            add.add_tomogram(root, name, "x" * 300, VOLUME, 10.0)
+    assert root.runs == [kept]
+    assert kept.voxel_spacings == []
+    assert [path.name for path in (tmp_path / "data/ExperimentRuns").iterdir()] == ["kept"]
+
+
 def test_an_interrupt_leaves_nothing(root: CopickRoot, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -378,4 +397,4 @@ def test_an_interrupt_leaves_nothing(root: CopickRoot, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         add.add_tomogram(root, "A", "wbp", VOLUME, 10.0)
     root.refresh()
-    assert root.runs[0].voxel_spacings[0].tomograms == []
+    assert root.runs == []

@@ -174,6 +174,17 @@ def test_what_layers_can_do(root: CopickRootMultilayer, run: CopickRun) -> None:
     (picks,) = run.picks
     fixed = picks.on("archive")
     assert fixed.ensure()
+    for name in root.layer_names:
+        layer = root.layer_specific(name)
+        assert layer.ensure() is (name != "work")  # nothing was written there yet
+        layer.refresh()
+    assert not root.ensure()
+    with pytest.raises(
+        ReadOnlyError, match="cannot change its root: no layer can be written; read-only are archive"
+    ):
+        root.layer_specific("archive").ensure(create=True)
+    assert root.ensure(create=True)
+    assert root.ensure()
     fixed.refresh()
     run.refresh()
     root.refresh()
@@ -435,10 +446,16 @@ def test_cached_entities(cache: CopickRootCache) -> None:
     fetched = cache.get_cache_stats()["fetched_cells"]
     assert tomogram.numpy("1").shape == (3, 3, 4)
     assert cache.get_cache_stats()["fetched_cells"] == fetched
-    for work in (cache.prefetch_tomogram("TS_1/10.0/wbp"), cache.prefetch_run("TS_1")):
+    for work in (
+        cache.prefetch_tomogram("TS_1/10.0/wbp"),
+        cache.prefetch_tomogram(tomogram),
+        cache.prefetch_run("TS_1"),
+    ):
         assert work is not None
         work.finish("TS_1")
     assert tomogram.is_cached()
+    with pytest.raises(TypeError, match="a tomogram is named RUN/VOXEL_SIZE/TYPE, not by NoneType None"):
+        cache.prefetch_tomogram(None)  # type: ignore[arg-type]
 
 
 def test_caching_store(cache: CopickRootCache) -> None:

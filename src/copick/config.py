@@ -25,12 +25,13 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
+    field_validator,
     model_validator,
 )
 
 from copick.config_errors import from_json, validated
 from copick.errors import ConfigError, MissingConfigError
-from copick.meta import PickableObject  # noqa: TC001 (pydantic reads it)
+from copick.meta import PickableObject, wrong_objects
 from copick.util.escape import check_clean
 from copick.util.urls import local_path, masked, shown_url
 from copick.util.words import nearest
@@ -74,24 +75,19 @@ class CopickConfig(BaseModel):
             )
         return config
 
-    def repeated_objects(self) -> str | None:
-        """What is wrong with the objects: two that share a name, or a label."""
-        for field in ("name", "label"):
-            seen: dict[Any, int] = {}
-            for at, item in enumerate(self.pickable_objects):
-                value = getattr(item, field)
-                if value is not None and (first := seen.setdefault(value, at)) != at:
-                    other = self.pickable_objects[first]
-                    who = f"{first} and {at}" if field == "name" else f"{other.name!r} and {item.name!r}"
-                    return (
-                        f"pickable_objects: {who} both have the {field} {value!r}; "
-                        f"each needs a {field} of its own"
-                    )
-        return None
+    @field_validator("pickable_objects", mode="before")
+    @classmethod
+    def _object_keys(cls, objects: Any) -> Any:
+        """Where the config's own unknown keys are refused, those of its objects are, too."""
+        if cls.model_config.get("extra") == "forbid" and isinstance(objects, list | tuple):
+            for item in objects:
+                if isinstance(item, Mapping):
+                    PickableObject.check_keys(item)
+        return objects
 
     def _check_objects(self) -> None:
-        if problem := self.repeated_objects():
-            raise ValueError(problem)
+        if problem := wrong_objects(self.pickable_objects):
+            raise ValueError(f"pickable_objects: {problem}")
 
     def __repr_args__(self) -> Any:
         for key, value in super().__repr_args__():
@@ -224,6 +220,16 @@ class CopickConfigCache(CopickConfigFS):
         named = self.parent_layer
         return [] if named is None else [named] if isinstance(named, str) else list(named)
 
+    def check_names(self, layers: list[str], where: str) -> None:
+        """Raises ValueError if it names layers that the project does not have; `where` is this config in its text."""
+        for field, names in (("parent_layer", self.parents), ("quotas", list(self.quotas))):
+            for name in names:
+                if name not in layers and (field, name) != ("parent_layer", "*"):
+                    raise ValueError(
+                        f"{where}.{field}: found {name!r}, "
+                        + _unknown_layer(name, layers, "is no layer to cache")
+                    )
+
     @model_validator(mode="after")
     def _is_local(self) -> CopickConfigCache:
         if self.protocol != "file":
@@ -303,6 +309,11 @@ def config_class(config_type: object) -> type[LayerConfig]:
             return cast("type[LayerConfig]", __getattr__("CopickConfigPortal"))
         if (plugin := plugin_layer_type(config_type)) is not None:
             return plugin.config
+    if config_type == "mlcroissant":
+        raise ValueError(
+            "'mlcroissant' (Croissant projects of copick 1.x) cannot be opened by this version; name the directory "
+            "that their data lie in by a config of type 'filesystem', or stay with copick 1.x for them"
+        )
     hint = nearest(str(config_type), known_types())
     raise ValueError(f"unknown config_type {config_type!r}{hint}; known are {', '.join(known_types())}")
 
@@ -446,13 +457,7 @@ class CopickConfigMultilayer(CopickConfig):
             raise ValueError(f"{stated[-1]}: is a second cache beside {stated[0]}; expected at most one")
         if not stated or self.cache is None:
             return
-        places = [place.layer_name or "" for place in self.stack]
-        for name in self.cache.parents:
-            if name != "*" and name not in places:
-                raise ValueError(
-                    f"{stated[0]}.parent_layer: found {name!r}, "
-                    + _unknown_layer(name, places, "is no layer to cache")
-                )
+        self.cache.check_names([place.layer_name or "" for place in self.stack], stated[0])
 
     def _check_single(self) -> None:
         single: dict[str, str] = {}
@@ -521,13 +526,8 @@ class CopickConfigOverlay(CopickConfig):
 
     @model_validator(mode="after")
     def _cache_has_parents(self) -> CopickConfigOverlay:
-        places = [place.layer_name or "" for place in self.stack]
-        for name in self.cache.parents if self.cache else []:
-            if name != "*" and name not in places:
-                raise ValueError(
-                    f"cache.parent_layer: found {name!r}, "
-                    + _unknown_layer(name, places, "is no layer to cache")
-                )
+        if self.cache is not None:
+            self.cache.check_names([place.layer_name or "" for place in self.stack], "cache")
         return self
 
     @property
@@ -649,8 +649,8 @@ def _config_of_1x(data: Mapping[str, Any], where: str, repeated: list[str]) -> C
     config = validated(cls, data, where, _keys_of)
     if repeated:
         logger.warning("%s: the key %r stands twice in one object; the last counts", where, repeated[0])
-    if problem := config.repeated_objects():
-        logger.warning("%s: %s", where, problem)
+    if problem := wrong_objects(config.pickable_objects):
+        logger.warning("%s: pickable_objects: %s", where, problem)
     return config
 
 

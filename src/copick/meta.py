@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from pydantic import (
 
 from copick.errors import FormatError
 from copick.util.escape import check_clean
+from copick.util.words import nearest
 
 VoxelSize = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """Edge of a cubic voxel in ångström."""
@@ -133,6 +135,9 @@ def _label(label: int | None) -> int | None:
     return label
 
 
+MAX_OBJECT_NAME_BYTES = 200
+"""File names have 255, and that of picks also holds a user and a session."""
+
 Channel = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -185,6 +190,30 @@ class PickableObject(Meta):
             _ = self.filament
         return self
 
+    @classmethod
+    def check_keys(cls, fields: Mapping[str, Any]) -> None:
+        """Raises ValueError for a key that no object has. copick 1.x ignores such."""
+        known = [*cls.model_fields, "go_id"]
+        for key in fields:
+            if key not in known:
+                raise ValueError(
+                    f"object {fields.get('name')!r}: unknown key {key!r}{nearest(str(key), known)}; "
+                    "what else there is to say of it goes into its metadata"
+                )
+
+    def problem(self) -> str | None:
+        """What cannot be so of its values, although copick 1.x takes them."""
+        what, radius, threshold = f"object {self.name!r:.60}", self.radius, self.map_threshold
+        if self.name in {".", ".."} or len(self.name.encode()) > MAX_OBJECT_NAME_BYTES:
+            return f"{what}: no file can be called so; expected at most {MAX_OBJECT_NAME_BYTES} bytes, and not . or .."
+        if self.label is not None and self.label < 0:
+            return f"{what}: label {self.label}: expected 1 or more"
+        if radius is not None and not 0 <= radius < math.inf:
+            return f"{what}: radius {radius}: expected a length in ångström, 0 or more"
+        if threshold is not None and not math.isfinite(threshold):
+            return f"{what}: map_threshold {threshold}: expected a finite number"
+        return None
+
     @property
     def is_filament(self) -> bool:
         """Whether its metadata hold a filament spec."""
@@ -218,6 +247,22 @@ class PickableObject(Meta):
     @go_id.setter
     def go_id(self, value: str | None) -> None:
         self.identifier = value
+
+
+def wrong_objects(objects: Iterable[PickableObject]) -> str | None:
+    """What is wrong with the objects of a project: one that cannot be so, or two that share a name or a label."""
+    listed = [*objects]
+    for item in listed:
+        if problem := item.problem():
+            return problem
+    for field in ("name", "label"):
+        seen: dict[Any, int] = {}
+        for at, item in enumerate(listed):
+            value = getattr(item, field)
+            if value is not None and (first := seen.setdefault(value, at)) != at:
+                who = f"{first} and {at}" if field == "name" else f"{listed[first].name!r} and {item.name!r}"
+                return f"{who} both have the {field} {value!r}; each needs a {field} of its own"
+    return None
 
 
 class CopickLocation(BaseModel):

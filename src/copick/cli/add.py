@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -62,7 +63,7 @@ def tomogram(config: str | None, path: str, **options: Any) -> None:
     PATH is an MRC, TIFF, EM or OME-Zarr file, or a glob pattern of such files: one per run.
     """
     root = project(config)
-    _import_volumes(root, runs_of(root, path, options), options)
+    _import_volumes(root, runs_of(path, options), options)
 
 
 @add.command("tomograms-dynamo")
@@ -196,11 +197,10 @@ def segmentation(
 
     import_files(
         root,
-        runs_of(root, path, options),
+        runs_of(path, options),
         import_one,
         options["max_workers"],
         "segmentations",
-        options["create"],
     )
 
 
@@ -213,7 +213,7 @@ def _import_volumes(
     from copick.ops.add import add_tomogram_from_file
 
     try:
-        chunks = [int(part) for part in options["chunk_size"].split(",")]
+        z, y, x = (int(part) for part in options["chunk_size"].split(","))
     except ValueError:
         raise click.UsageError(
             f"--chunk-size {options['chunk_size']!r}: expected three numbers, as 256,256,256"
@@ -230,7 +230,7 @@ def _import_volumes(
             options["file_type"],
             options["create_pyramid"],
             options["pyramid_levels"],
-            chunks,
+            (z, y, x),
             options["transpose"],
             options["flip"],
             create=options["create"],
@@ -238,22 +238,21 @@ def _import_volumes(
             log=True,
         )
 
-    import_files(root, files, import_one, options["max_workers"], "tomograms", options["create"])
+    import_files(root, files, import_one, options["max_workers"], "tomograms")
 
 
-def runs_of(root: CopickRoot, path: str, options: Mapping[str, Any]) -> dict[str, str]:
-    """The file of each run."""
-    from copick.util.path_util import prepare_runs_from_paths
+def runs_of(path: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """The file of each run. Raises ClickException if there is none."""
+    from copick.util.path_util import runs_of_paths
 
     files = files_of(path)
-    return prepare_runs_from_paths(
-        root,
-        files,
-        options["run"] if files == [path] else "",
-        options["run_regex"],
-        options["run_name_prefix"],
-        options["create"],
-    )
+    name = options["run"] if files == [path] else ""
+    found = runs_of_paths(files, name, options["run_regex"], options["run_name_prefix"])
+    if not found:
+        raise click.ClickException(
+            f"--run-regex {options['run_regex']!r} finds no run in the name of any file, such as {files[0]!r}"
+        )
+    return found
 
 
 def files_of(path: str) -> list[str]:
@@ -274,31 +273,27 @@ def import_files(
     import_one: Callable[[str, str], None],
     workers: int,
     what: str,
-    create: bool,
 ) -> None:
-    """Import a file into each run, and say what came of it."""
-    from copick.ops.add import get_or_create_run
-    from copick.ops.run import map_runs
+    """Import a file into each run, which is made when its file was read, and say what came of it."""
+    from copick.util.progress import Progress
 
-    def attempt(_: Any, run: str, file: str) -> str:
+    def attempt(run: str, file: str) -> str:
         try:
             import_one(run, file)
         except (CopickError, OSError, ValueError, ImportError) as error:
-            return f"{file}: {error}"
+            text = str(error)
+            return text if text.startswith(file) else f"{file}: {text}"
         return ""
 
-    errors = []
-    for run, file in [*files.items()]:
-        try:
-            get_or_create_run(root, run, create)
-        except CopickError as error:
-            errors.append(f"{file}: {error}")
-    known = {run: file for run, file in files.items() if root.get_run(run) is not None}
-    each = [{"run": run, "file": file} for run, file in known.items()]
-    answers = map_runs(attempt, root, list(known), workers, run_args=each, task_desc=f"Adding {what}")
-    errors += [
-        known[run] + ": failed" if answer is None else answer
-        for run, answer in answers.items()
-        if answer != ""
-    ]
+    if workers < 1:
+        raise click.UsageError(f"--max-workers {workers}: expected 1 or more")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="copick-add")
+    try:
+        flights = [pool.submit(attempt, run, file) for run, file in files.items()]
+        with Progress(f"Adding {what}", len(flights)) as progress:
+            for _ in as_completed(flights):
+                progress.step()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    errors = [error for flight in flights if (error := flight.result())]
     finish(f"Added {what} to {len(files) - len(errors)} of {len(files)} runs.", errors)

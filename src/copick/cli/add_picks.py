@@ -82,9 +82,9 @@ def picks(config: str | None, path: str, **options: Any) -> None:
             tomograms_star=options["tomograms_star"],
         )
 
-    runs = runs_of(root, path, options)
+    runs = runs_of(path, options)
     wanted = {run: file for run, file in runs.items() if file in files}
-    import_files(root, wanted, import_one, options["max_workers"], "picks", options["create"])
+    import_files(root, wanted, import_one, options["max_workers"], "picks")
 
 
 def _names_runs(path: str) -> bool:

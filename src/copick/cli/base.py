@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from copick.errors import CopickError
 from copick.util.log import get_logger
+from copick.util.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,12 +24,35 @@ class CoreCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         get_logger("copick", debug=bool(ctx.params.get("debug")))
-        try:
-            return super().invoke(ctx)
-        except (CopickError, OSError, ValueError, ImportError) as error:
-            if ctx.params.get("debug"):
-                logging.getLogger(__name__).debug("failed", exc_info=error)
-            raise click.ClickException(str(error) or type(error).__name__) from error
+        with warnings.catch_warnings():
+            warnings.showwarning = _warned
+            try:
+                return super().invoke(ctx)
+            except (CopickError, OSError, ValueError, ImportError) as error:
+                if ctx.params.get("debug"):
+                    logging.getLogger(__name__).debug("failed", exc_info=error)
+                raise click.ClickException(in_flags(str(error) or type(error).__name__, ctx)) from error
+
+
+def _warned(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Shows a warning without the line of code that it is from."""
+    click.secho(f"copick: {message}", fg="yellow", err=True)
+
+
+_ALSO = {"exist_ok": ("overwrite",), "voxel_spacing": ("voxel_size",), "file_type": ("volume_format",)}
+"""What parameters of functions are called where a command has them under another name."""
+_PARAMETER = re.compile(r"\b([a-z]+(?:_[a-z]+)+)(=True(?: to get it)?|=(?=[,. ]))?")
+
+
+def in_flags(text: str, ctx: click.Context) -> str:
+    """An error's text with the parameters that it tells of called as the command's flags."""
+    flags = {option.name: max(option.opts, key=len) for option in ctx.command.params}
+
+    def flag(found: re.Match[str]) -> str:
+        names = (found[1], *_ALSO.get(found[1], ()))
+        return next((flags[name] for name in names if flags.get(name, "").startswith("--")), found[0])
+
+    return _PARAMETER.sub(flag, text)
 
 
 class CoreGroup(click.Group):
@@ -54,9 +80,20 @@ def project(config: str | None, *, cache: str | None = None) -> CopickRoot:
     return from_file(config, cache=cache)
 
 
+def check_objects(root: CopickRoot, names: Iterable[str], flag: str) -> None:
+    """Raises ClickException for a name that no object of the project has."""
+    known = [item.name for item in root.pickable_objects]
+    for name in names:
+        if name not in known:
+            raise click.ClickException(
+                f"{flag}: the project has no object {name!r}{nearest(name, known)}; it has {', '.join(known) or 'none'}"
+            )
+
+
 def finish(done: str, errors: Iterable[str]) -> None:
     """End a command that did `done`: fail if there were errors, which are shown."""
-    failed = list(errors)
+    context = click.get_current_context()
+    failed = [in_flags(line, context) for line in errors]
     for line in failed:
         click.secho(" ".join(line.split()), fg="red", err=True)
     click.echo(done)

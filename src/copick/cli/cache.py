@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -105,12 +106,19 @@ def prefetch(
     tomograms = [each for run in runs for each in resolve_copick_objects(uri, root, "tomogram", run)]
     if not tomograms:
         raise click.ClickException(f"no tomogram is named by {uri!r}")
+    levels = [each.levels() for each in tomograms]
     arrays = [
         (each.array(name), ())
-        for each in tomograms
-        for at, name in enumerate(each.levels())
+        for each, names in zip(tomograms, levels, strict=True)
+        for at, name in enumerate(names)
         if not level or at in level
     ]
+    if not arrays:
+        most = max(map(len, levels))
+        raise click.ClickException(
+            f"none of {len(tomograms)} tomograms has the level {' or '.join(map(str, level))}; "
+            f"the levels are 0 to {most - 1}"
+        )
     begun = begin(arrays)
     if begun is None:
         raise click.ClickException("these tomograms lie in layers that are not cached")
@@ -152,7 +160,7 @@ def repair(config: str | None, folder: str | None, as_json: bool, debug: bool) -
 
 @cache_group.command()
 @click.argument("path", default="")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @_options
 def clear(path: str, yes: bool, config: str | None, folder: str | None, as_json: bool, debug: bool) -> None:
     """Forget what is cached at a PATH of the project and below, or everything.
@@ -160,8 +168,10 @@ def clear(path: str, yes: bool, config: str | None, folder: str | None, as_json:
     Changes that wait in the cache to be passed on stay.
     """
     manager = _opened(_cache_of(config, folder))
+    if path and manager.get_info(path) is None:
+        raise click.ClickException(f"nothing is cached at {path!r}")
     if not yes:
-        click.confirm(f"Remove {path or 'everything'} from {manager.cache_root}?", abort=True, err=True)
+        _confirm(f"Remove {path or 'everything'} from {manager.cache_root}?")
     _show({"freed_bytes": manager.clear_path(path)}, as_json)
 
 
@@ -179,6 +189,16 @@ def gc(older_than: float, config: str | None, folder: str | None, as_json: bool,
     from copick.cache.verify import collect
 
     _show({"freed_bytes": collect(_opened(_cache_of(config, folder)), older_than=older_than)}, as_json)
+
+
+def _confirm(question: str) -> None:
+    """Raises Abort, or UsageError if nobody can be asked."""
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise
+        raise click.UsageError("this cannot be undone, and nobody said yes; --yes does not ask") from None
 
 
 def _cache_of(config: str | None, folder: str | None) -> CopickConfigCache:

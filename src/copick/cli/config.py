@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from copick.cli import util
 from copick.cli.base import group
+from copick.errors import AlreadyExistsError
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 
 
 @group("config")
@@ -32,6 +37,7 @@ def config_group() -> None:
 )
 @click.option("--proj-name", default="project", show_default=True, help="What the project is called.")
 @click.option("--proj-description", default="", help="What it is about.")
+@overwrite_option
 @util.add_debug_option
 def filesystem(
     overlay_root: str,
@@ -39,6 +45,7 @@ def filesystem(
     config: str,
     proj_name: str,
     proj_description: str,
+    overwrite: bool,
     debug: bool,
 ) -> None:
     """Write the config of a project in a directory.
@@ -48,6 +55,7 @@ def filesystem(
     """
     from copick import new_config
 
+    _check_target(config, overwrite)
     items = [_object(text, label) for label, text in enumerate(objects, 1)]
     new_config(config, overlay_root, proj_name, proj_description, items)
     click.echo(f"Wrote {config}.")
@@ -73,8 +81,9 @@ def filesystem(
     show_default=True,
     help="The file to write.",
 )
+@overwrite_option
 @util.add_debug_option
-def dataportal(dataset_ids: tuple[int, ...], overlay: str, output: str, debug: bool) -> None:
+def dataportal(dataset_ids: tuple[int, ...], overlay: str, output: str, overwrite: bool, debug: bool) -> None:
     """Write the config of a project over datasets of the CryoET Data Portal, with what is annotated there as objects.
 
     \b
@@ -82,8 +91,15 @@ def dataportal(dataset_ids: tuple[int, ...], overlay: str, output: str, debug: b
     """
     from copick import from_czcdp_datasets
 
+    _check_target(output, overwrite)
     from_czcdp_datasets(dataset_ids, overlay, output_path=output)
     click.echo(f"Wrote {output}.")
+
+
+def _check_target(path: str, overwrite: bool) -> None:
+    """Raises AlreadyExistsError: a config is work, and its objects are nowhere else."""
+    if os.path.lexists(path) and not overwrite:
+        raise AlreadyExistsError(f"{path} is there already; --overwrite replaces it")
 
 
 def _object(text: str, label: int) -> dict[str, object]:

@@ -9,9 +9,12 @@ import click
 from copick.cli import util
 from copick.cli.base import command, finish, project
 from copick.cli.types import CopickURI
+from copick.util.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from copick.models import CopickRoot
 
 REMOVED = click.Choice(["picks", "filaments", "mesh", "segmentation", "tomogram", "feature"])
 COPIED = click.Choice(["picks", "filaments", "mesh", "segmentation"])
@@ -61,9 +64,10 @@ def rm(
         raise click.UsageError(
             f"{uri!r} is a pattern; --force removes all it names, --dry-run shows what that is"
         )
-    results = remove_copick_objects_batch(
-        project(config), object_type, uri, [run] if run else None, dry_run, workers
-    )
+    root = project(config)
+    results = remove_copick_objects_batch(root, object_type, uri, [run] if run else None, dry_run, workers)
+    if not is_pattern(uri, object_type):  # a pattern that names nothing (any more) is as good as done
+        _check_named(results, "objects", root, object_type, uri, run)
     _tell(results, "objects", "deleted", "Would remove" if dry_run else "Removed")
 
 
@@ -87,7 +91,9 @@ def mv(config: str | None, run: str | None, workers: int, debug: bool, **uris: A
     """
     from copick.ops.manage import move_copick_objects_batch as move
 
-    results = move(project(config), run_names=[run] if run else None, workers=workers, **uris)
+    root = project(config)
+    results = move(root, run_names=[run] if run else None, workers=workers, **uris)
+    _check_named(results, "mappings", root, uris["object_type"], uris["source_uri"], run)
     _tell(results, "mappings", "moved", "Moved")
 
 
@@ -111,8 +117,25 @@ def cp(config: str | None, run: str | None, workers: int, debug: bool, **uris: A
     """
     from copick.ops.manage import copy_copick_objects_batch as copy
 
-    results = copy(project(config), run_names=[run] if run else None, workers=workers, **uris)
+    root = project(config)
+    results = copy(root, run_names=[run] if run else None, workers=workers, **uris)
+    _check_named(results, "mappings", root, uris["object_type"], uris["source_uri"], run)
     _tell(results, "mappings", "copied", "Copied")
+
+
+def _check_named(
+    results: Mapping[str, Any], lines: str, root: CopickRoot, object_type: str, uri: str, run: str | None
+) -> None:
+    """Raises ClickException if the URI named nothing at all: it may be misspelt."""
+    from copick.util.uri import resolve_copick_objects, serialize_copick_uri
+
+    if any(result is None or result[lines] or result["errors"] for result in results.values()):
+        return
+    there = {serialize_copick_uri(each) for each in resolve_copick_objects("*", root, object_type, run)}
+    where = f"run {run!r}" if run else "the project"
+    raise click.ClickException(
+        f"nothing in {where} is named by the {object_type} URI {uri!r}{nearest(uri, sorted(there))}"
+    )
 
 
 def _tell(results: Mapping[str, Any], lines: str, count: str, verb: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from copick.cli import util
-from copick.cli.base import group, project
+from copick.cli.base import check_objects, group, project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -105,6 +105,7 @@ def _count(function: Callable[..., dict[str, Any]], title: str, options: dict[st
     root = project(options.pop("config"))
     runs = util.resolve_run_names(options.pop("run_names"))
     output, _ = options.pop("output"), options.pop("debug")
+    check_objects(root, options.get("object_name") or (), "--object-name")
     filters = {
         name: value for name, value in options.items() if value not in ((), None) or name.startswith("is_")
     }

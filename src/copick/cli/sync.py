@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from copick.cli import util
-from copick.cli.base import finish, group, project
+from copick.cli.base import check_objects, finish, group, project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -148,6 +149,7 @@ def _sync(
             said[name] = _parse_mapping(f"--{name.replace('_', '-')}", value)
         else:
             said[name] = _parse_list(value) if name.startswith("source_") else value
+    check_objects(source, said.get("source_objects") or (), "--source-objects")
     if find is not None:
         found = find(
             source,
@@ -161,9 +163,26 @@ def _sync(
         renamed = said.get("target_objects") or said.get("target_names") or {}
         if _declare(source, target, names, renamed):
             target.save_config(config)
-    results = copy(source, target, **said, **types)
+    log = logging.getLogger(copy.__module__)
+    log.addFilter(_not_reported)
+    try:
+        results = copy(source, target, **said, **types)
+    finally:
+        log.removeFilter(_not_reported)
     errors = [error for result in results.values() for error in result["errors"]]
+    chosen = [
+        f"--{name.replace('_', '-')} {','.join(map(str, said[name]))}"
+        for name in said
+        if said[name] and (name.startswith("source_") or name == "voxel_spacings")
+    ]
+    if chosen and not errors and not any(result["processed"] for result in results.values()):
+        raise click.ClickException(f"the source has nothing of {' '.join(chosen)}; nothing was copied")
     finish(f"Copied {sum(result['processed'] for result in results.values())} items.", errors)
+
+
+def _not_reported(record: logging.LogRecord) -> bool:
+    """The end of the command says what the report of the function would."""
+    return record.funcName != "report_results"
 
 
 def _declare(

@@ -25,8 +25,8 @@ def root_class(config: CopickConfig) -> type[CopickRoot]:
     """The class of the root that a config describes."""
     from copick.impl.cryoet_data_portal import CopickRootCDP, CopickRootPortal
     from copick.impl.filesystem import CopickRootFS, CopickRootFSSpec
+    from copick.impl.manager import RootOfLayers
     from copick.impl.multilayer import CopickRootMultilayer
-    from copick.models import CopickRoot
 
     roots: tuple[type[CopickRoot], ...] = (
         CopickRootMultilayer,
@@ -35,7 +35,7 @@ def root_class(config: CopickConfig) -> type[CopickRoot]:
         CopickRootPortal,
         CopickRootCDP,
     )
-    return next((root for root in roots if isinstance(config, root.config_class)), CopickRoot)
+    return next((root for root in roots if isinstance(config, root.config_class)), RootOfLayers)
 
 
 def __getattr__(name: str) -> Any:

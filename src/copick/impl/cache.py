@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from copick.cache.info import CacheInfo
 from copick.cache.manager import CacheManager
 from copick.cache.store import CachingZarrStore
 from copick.config import CopickConfig, CopickConfigCache
@@ -23,7 +24,6 @@ from copick.models import (
 )
 
 if TYPE_CHECKING:
-    from copick.cache.info import CacheInfo
     from copick.cache.prefetch import Prefetch
     from copick.layers.build import CacheChoice
     from copick.layers.layer import Layer
@@ -34,7 +34,6 @@ class CopickRootCache(CopickRootFS):
     """A cache folder. Connected to a parent it is the parent's project, read through the cache.
 
     Attributes:
-        cache_manager: The folder as this process uses it.
         parent_root: The project that is cached; None until `connect_parent_layer`: then it shows what the folder holds.
     """
 
@@ -51,7 +50,7 @@ class CopickRootCache(CopickRootFS):
         manager = open_cache(config)
         if manager is None:
             raise ConfigError(f"the cache folder {config.root!r} cannot be used; the log says why")
-        self.cache_manager: CacheManager = manager
+        self._manager = manager
         self.parent_root: CopickRoot | None = None
         if layer is None:
             layer = FilesystemLayer(
@@ -70,16 +69,17 @@ class CopickRootCache(CopickRootFS):
         )
         self._forget_all()
 
+    @property
+    def cache_manager(self) -> CacheManager:
+        """The folder as this process uses it."""
+        return self._manager
+
     def ensure(self, create: bool = False) -> bool:
         """Whether the cache folder is there, after making it if `create`."""
         folder = Path(self.cache_manager.cache_root) / ".cache_metadata"
         if create:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder.is_dir()
-
-    def get_cache_stats(self) -> dict[str, Any]:
-        """Hits, misses, bytes fetched, failures of this process, and the size of the folder."""
-        return self.cache_manager.get_stats()
 
     def get_cache_info(self, path: str = "") -> CacheInfo | None:
         """What is known of what is cached at a path of the project ("ExperimentRuns/TS_1/...") and below; None: nothing is."""
@@ -100,14 +100,24 @@ class CopickRootCache(CopickRootFS):
         self.cache_manager.invalidate(path)
         self._forget_all()
 
-    def prefetch_tomogram(self, tomo_id: str) -> Prefetch | None:
-        """Begin to cache all levels of a tomogram, named "RUN/10.000/TYPE"; it can be waited for or cancelled.
+    def prefetch_tomogram(self, tomo_id: str | CopickTomogram) -> Prefetch | None:
+        """Begin to cache all levels of a tomogram; it can be waited for or cancelled.
+
+        Args:
+            tomo_id: Its name, "RUN/10.000/TYPE", or a tomogram of any project that is called so here.
 
         Raises:
             NotFoundError: There is no such tomogram.
         """
         from copick.cache.prefetch import begin
 
+        if isinstance(tomo_id, CopickTomogram):
+            spacing_of = tomo_id.voxel_spacing
+            tomo_id = f"{spacing_of.run.name}/{spacing_of.voxel_size:.3f}/{tomo_id.tomo_type}"
+        if not isinstance(tomo_id, str):
+            raise TypeError(
+                f"a tomogram is named RUN/VOXEL_SIZE/TYPE, not by {type(tomo_id).__name__} {tomo_id!r:.40}"
+            )
         run_name, _, rest = tomo_id.partition("/")
         size, _, tomo_type = rest.partition("/")
         run = self.get_run(run_name)
@@ -152,6 +162,7 @@ CopickSegmentationCache = CopickSegmentation
 CopickObjectCache = CopickObject
 
 __all__ = [
+    "CacheInfo",
     "CacheManager",
     "CachingZarrStore",
     "CopickConfigCache",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from copick.config import CopickConfig, parse_config
 from copick.config_portal import CopickConfigCDP, CopickConfigPortal
+from copick.impl.manager import RootOfLayers
 from copick.layers.portal_meta import (
     PortalAnnotationMeta,
     PortalPicksFile,
@@ -26,7 +27,6 @@ from copick.models import (
     CopickMesh,
     CopickObject,
     CopickPicks,
-    CopickRoot,
     CopickRun,
     CopickSegmentation,
     CopickTomogram,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from copick.layers.layer import Layer
 
 
-class CopickRootPortal(CopickRoot):
+class CopickRootPortal(RootOfLayers):
     """Datasets of the data portal, which can only be read."""
 
     config_class: ClassVar[type[CopickConfig]] = CopickConfigPortal

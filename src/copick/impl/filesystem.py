@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from copick.config import CopickConfig, CopickConfigFS, CopickConfigFSSpec, parse_config, protocol_of
+from copick.errors import ConfigError
+from copick.impl.manager import RootOfLayers
 from copick.models import (
     CopickFeatures,
     CopickFilaments,
     CopickMesh,
     CopickObject,
     CopickPicks,
-    CopickRoot,
     CopickRun,
     CopickSegmentation,
     CopickTomogram,
     CopickVoxelSpacing,
 )
+from copick.util.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from copick.meta import PickableObject
 
 
-class CopickRootFS(CopickRoot):
+class CopickRootFS(RootOfLayers):
     """A project in one directory."""
 
     config_class: ClassVar[type[CopickConfig]] = CopickConfigFS
@@ -44,7 +46,7 @@ class CopickRootFS(CopickRoot):
         super().__init__(config, layer, cache=cache)
 
 
-class CopickRootFSSpec(CopickRoot):
+class CopickRootFSSpec(RootOfLayers):
     """A project of copick 1.x: the layer "overlay" is written, the layer "static" below it is only read."""
 
     config_class: ClassVar[type[CopickConfig]] = CopickConfigFSSpec
@@ -71,6 +73,7 @@ def new_config(
 
     Raises:
         ConfigError: The project could not be opened; nothing is written.
+        LayerError: The config cannot be written.
     """
     from copick import __version__
 
@@ -88,10 +91,13 @@ def new_config(
         "overlay_root": f"local://{root}" if is_path else root,
         "overlay_fs_args": {"auto_mkdir": True} if protocol_of(root) == "file" else {},
     }
-    opened = CopickRootFSSpec(parse_config(fields, os.fspath(config)))  # type: ignore[arg-type]
-    path = Path(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(fields, indent=4), encoding="utf-8")
+    parsed: Any = parse_config(fields, os.fspath(config))
+    for item in parsed.pickable_objects:
+        if problem := item.problem():
+            raise ConfigError(f"{os.fspath(config)}: {problem}")
+    opened = CopickRootFSSpec(parsed)
+    Path(config).parent.mkdir(parents=True, exist_ok=True)
+    write_text(config, json.dumps(fields, indent=4), "the config file")
     return opened
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from copick.errors import NotFoundError
@@ -23,7 +24,7 @@ from copick.util.words import nearest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from copick.config import CopickConfigMultilayer, LayerConfig
+    from copick.config import CopickConfig, CopickConfigSQLiteDB, LayerConfig
     from copick.impl.cache import CopickRootCache
     from copick.impl.sqlite_db import CopickRootSQLiteDB
     from copick.layers.stack import LayerStack
@@ -43,13 +44,15 @@ class LayerManager:
         db_layer: The index database's root, if there is one.
     """
 
-    def __init__(self, config: CopickConfigMultilayer, stack: LayerStack | None = None) -> None:
-        from copick.layers.build import build_stack, choose_cache
+    def __init__(self, config: CopickConfig, stack: LayerStack | None = None) -> None:
+        from copick.layers.build import build_stack, choose_cache, places_of
 
         self.config = config
         self.stack = build_stack(config, choose_cache(config)) if stack is None else stack
-        self.configs: dict[str, LayerConfig] = {place.layer_name or "": place for place in config.stack}
-        self.default_write_layer = config.default_write_layer
+        places, self.default_write_layer = places_of(config)
+        self.configs: dict[str, LayerConfig] = {
+            place.layer_name or place.config_type: place for place in places
+        }
         self.layers: OrderedDict[str, CopickRoot] = OrderedDict()
         self.cache_layer: CopickRootCache | None = None
         self.db_layer: CopickRootSQLiteDB | None = None
@@ -77,12 +80,13 @@ class LayerManager:
 
     def _connect_index(self) -> None:
         """The index's root shows all layers."""
-        if self.config.index is None:
+        index: CopickConfigSQLiteDB | None = getattr(self.config, "index", None)
+        if index is None:
             return
         from copick.impl.sqlite_db import CopickRootSQLiteDB
 
-        name = self.config.index.layer_name or "db"
-        self.db_layer = self.layers[name] = CopickRootSQLiteDB(self.config.index)
+        name = index.layer_name or "db"
+        self.db_layer = self.layers[name] = CopickRootSQLiteDB(index)
         self.db_layer.set_layer_manager(self)
         self.layers.move_to_end(name, last=False)
 
@@ -124,6 +128,24 @@ class LayerManager:
         self.stack.refresh()
         for root in self.layers.values():
             root.refresh()
+
+
+class RootOfLayers(CopickRoot):
+    """A project that gives its layers as roots of their own."""
+
+    @cached_property
+    def layer_manager(self) -> LayerManager:
+        """The layers, each as a root of its own."""
+        return LayerManager(self.config, self.layer)  # type: ignore[arg-type]
+
+    @property
+    def proxy_factory(self) -> ProxyFactory:
+        """Joins what several layers hold of one thing into one entity."""
+        return ProxyFactory()
+
+    def layer_specific(self, name: str) -> CopickRoot:
+        """The root of one layer, with what only that type of layer can do. Raises NotFoundError for an unknown name."""
+        return self.layer_manager.get_layer(name)
 
 
 class ProxyFactory:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from copick.config import CopickConfig, CopickConfigML, CopickConfigMultilayer
-from copick.impl.manager import LayerManager, ProxyFactory
+from copick.impl.manager import LayerManager, ProxyFactory, RootOfLayers
 from copick.models import (
     CopickFeatures,
     CopickFilaments,
     CopickMesh,
     CopickObject,
     CopickPicks,
-    CopickRoot,
     CopickRun,
     CopickSegmentation,
     CopickTomogram,
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from copick.layers.layer import Layer
 
 
-class CopickRootMultilayer(CopickRoot):
+class CopickRootMultilayer(RootOfLayers):
     """A stack of layers seen as one project."""
 
     config_class: ClassVar[type[CopickConfig]] = CopickConfigMultilayer
@@ -35,20 +33,6 @@ class CopickRootMultilayer(CopickRoot):
         self, config: CopickConfigMultilayer, layer: Layer | None = None, *, cache: CacheChoice = None
     ) -> None:
         super().__init__(config, layer, cache=cache)
-
-    @cached_property
-    def layer_manager(self) -> LayerManager:
-        """The layers, each as a root of its own."""
-        return LayerManager(self.config, self.layer)  # type: ignore[arg-type]
-
-    @property
-    def proxy_factory(self) -> ProxyFactory:
-        """Joins what several layers hold of one thing into one entity."""
-        return ProxyFactory()
-
-    def layer_specific(self, name: str) -> CopickRoot:
-        """The root of one layer, with what only that type of layer can do. Raises NotFoundError for an unknown name."""
-        return self.layer_manager.get_layer(name)
 
 
 CopickRootML = CopickRootMultilayer

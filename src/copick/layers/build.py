@@ -33,6 +33,7 @@ from copick.util.urls import local_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from copick.cache.manager import CacheManager
     from copick.layers.layer import Layer
 
 logger = logging.getLogger(__name__)
@@ -80,14 +81,26 @@ def build_layer(config: LayerConfig, *, cached: bool = False) -> Layer:
     return layer
 
 
+def places_of(config: CopickConfig) -> tuple[Sequence[LayerConfig], str | None]:
+    """The configs of a project's layers, highest first, and the default write layer. Raises ConfigError."""
+    if isinstance(config, CopickConfigMultilayer | CopickConfigOverlay):
+        return config.stack, config.default_write_layer
+    if isinstance(config, LayerConfig):
+        return [config], None if config.read_only else _name(config)
+    raise ConfigError(f"a config of type {config.config_type!r} describes no layers")
+
+
+def cache_of(layer: Layer) -> CacheManager | None:
+    """The cache that a layer, or one of a stack, is read through."""
+    from copick.layers.cached import CachedLayer
+
+    layers = layer.layers if isinstance(layer, LayerStack) else [layer]
+    return next((each.manager for each in layers if isinstance(each, CachedLayer)), None)
+
+
 def build_stack(config: CopickConfig, cache: CopickConfigCache | None = None) -> LayerStack:
     """The layers of a project, in order, cached where `cache` says so. Raises ConfigError."""
-    if isinstance(config, CopickConfigMultilayer | CopickConfigOverlay):
-        places, default = config.stack, config.default_write_layer
-    elif isinstance(config, LayerConfig):
-        places, default = [config], None if config.read_only else config.layer_name or config.config_type
-    else:
-        raise ConfigError(f"a config of type {config.config_type!r} describes no layers")
+    places, default = places_of(config)
     chosen = _chosen(places, cache)
     # The portal shows what the project looks for, so layers get its objects: the same list, which may grow.
     objects = {"pickable_objects": config.pickable_objects}
@@ -157,10 +170,10 @@ def _chosen(places: Sequence[LayerConfig], cache: CopickConfigCache | None) -> s
                 f"cache: root: {root} is the root of a layer; a cache needs a folder of its own"
             )
     wanted = cache.parents
-    known = [_name(place) for place in places]
-    unknown = [name for name in wanted if name not in {*known, "*"}]
-    if unknown:
-        raise ConfigError(f"cache: parent_layer: found {unknown[0]!r}; expected one of {', '.join(known)}")
+    try:
+        cache.check_names([_name(place) for place in places], "cache")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     return {
         _name(place)
         for place in places
@@ -197,6 +210,11 @@ def choose_cache(config: CopickConfig, choice: CacheChoice = None) -> CopickConf
         return None
     if isinstance(choice, CopickConfigCache):
         return choice
+    if choice is not None and not isinstance(choice, Mapping | str | os.PathLike):
+        raise ConfigError(
+            f"cache={choice!r}: expected a directory, the fields of a cache config, a CopickConfigCache, "
+            "or False for no cache"
+        )
     own = config.cache if isinstance(config, CopickConfigMultilayer | CopickConfigOverlay) else None
     if isinstance(choice, Mapping):
         return _cache_of(choice, "cache=")

@@ -83,6 +83,9 @@ class CachedLayer(Layer):
     def files(self, ref: Ref | None) -> tuple[Any, str]:
         return self.parent.files(ref)
 
+    def ensure(self, *, create: bool = False) -> bool:
+        return self.parent.ensure(create=create)
+
     def reconnect(self) -> None:
         self.parent.reconnect()
 
@@ -204,6 +207,10 @@ class CachedLayer(Layer):
         below = [kind.ref(meta, ref) for kind in beside for meta in self.list(ref, kind)]
         with self._changing(ref, *below):
             self.parent.delete(ref)
+
+    def prune(self, folder: Ref) -> None:
+        with self._changing(folder):
+            self.parent.prune(folder)
 
     def save(self, ref: Ref, document: bytes) -> None:
         with self._changing(ref):

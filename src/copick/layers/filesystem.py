@@ -89,6 +89,18 @@ class FilesystemLayer(Layer):
         elif self.config.must_exist and (problem := self.place.missing_root(self.read_only)):
             raise ConfigError(f"layer {self.name!r}: root {self.place.root!r} cannot be used: {problem}")
 
+    def ensure(self, *, create: bool = False) -> bool:
+        if create:
+            self.check_writable("its root")
+            with self._asking(""):
+                self.place.make_folder("")
+        try:
+            with self._asking(""):
+                # Where there are no directories (object stores), a new project is one that nothing was put into.
+                return self.place.missing_root(self.read_only or self.place.can_rename) is None
+        except LayerError:
+            return False
+
     def path(self, ref: Ref) -> str:
         """Where `ref` lies, relative to the root."""
         name = self._odd_names.get(ref) or ref.file_name

@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from copick.errors import NotFoundError, ReadOnlyError
+from copick.errors import LayerError, NotFoundError, ReadOnlyError
+from copick.kinds import RUN
 
 if TYPE_CHECKING:
     import builtins
@@ -84,6 +85,21 @@ class Layer(ABC):
 
     def call(self, ref: Ref, name: str) -> None:  # noqa: B027 (most layers have no such names)
         """Look for `ref` under such a name."""
+
+    def ensure(self, *, create: bool = False) -> bool:
+        """Whether its place is there and answers, asked now; `create` makes it.
+
+        Raises:
+            ReadOnlyError: `create` of a layer that cannot be written.
+            LayerError: It cannot be made.
+        """
+        if create:
+            self.check_writable("its root")
+        try:
+            self.list(None, RUN)
+        except LayerError:
+            return False
+        return True
 
     @property
     def source(self) -> Layer:

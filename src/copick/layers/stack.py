@@ -123,6 +123,13 @@ class LayerStack(Layer):
         held = self._layers_holding(ref) if ref else ()
         return (held[0] if held else self.overlay).files(ref)
 
+    def ensure(self, *, create: bool = False) -> bool:
+        """As of a layer, of all of them; `create` makes the places of those that can be written."""
+        if create:
+            self._default("its root")
+        there = [layer.ensure(create=create and not layer.read_only) for layer in self.layers]  # all are made
+        return all(there)
+
     def reconnect(self) -> None:
         for layer in self.layers:
             layer.reconnect()
@@ -315,7 +322,7 @@ class LayerStack(Layer):
                 return serving
         return default
 
-    def _default(self, ref: Ref) -> Layer:
+    def _default(self, ref: object) -> Layer:
         if self.default_write is None:
             raise ReadOnlyError(
                 f"cannot change {ref}: no layer can be written; read-only are {', '.join(self.names)}"
@@ -430,6 +437,12 @@ class LayerStack(Layer):
                 f"{ref} was not copied to {', '.join(failed)}; copied to {', '.join(done) or 'no layer'}"
             )
         return done
+
+    def prune(self, folder: Ref) -> None:
+        writable = [layer for layer in self.layers if not layer.read_only]
+        for layer in writable:
+            layer.prune(folder)
+        self._forget(folder, *writable)
 
     def delete(self, ref: Ref) -> None:
         self._forget(ref)

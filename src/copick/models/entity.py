@@ -480,6 +480,13 @@ class Folder(Entity):
     def _meta_for_twin(self) -> Any:
         return self.meta.model_copy(update={"description": None})
 
+    def prune(self) -> None:
+        """Remove it if nothing is in it, nor begins to be just now. Where there are no directories it may be left."""
+        self.layer.prune(self._ref)
+        if not self.layer.exists(self._ref):
+            self._forget_below()
+            self.parent._drop(self)
+
     def store(self) -> None:
         """Write what `meta` says to the `.meta` file, making the folder. Raises ReadOnlyError."""
         _ = self.description  # what was not read yet would be lost

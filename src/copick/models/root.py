@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from copick.config import CopickConfig
-from copick.errors import AlreadyExistsError, ConfigError, NotFoundError, UnknownNameError
+from copick.errors import AlreadyExistsError, ConfigError, FormatError, NotFoundError, UnknownNameError
 from copick.kinds import RUN
 from copick.meta import CopickRunMeta, FilamentSpec, PickableObject, with_filament
 from copick.models.entity import E, Layers, Node, note_ignored, remembered
 from copick.models.objects import CopickObject
 from copick.models.run import CopickRun
 from copick.util.escape import sanitize_name
+from copick.util.files import write_text
 from copick.util.segmentation import RESERVED_NAME_SUFFIXES
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Mapping
 
     import numpy.typing as npt
 
+    from copick.cache.manager import CacheManager
     from copick.layers.build import CacheChoice
     from copick.layers.layer import Layer
     from copick.models.entity import Entity
@@ -199,7 +200,7 @@ class CopickRoot(Node):
             filament: Makes it a filament, with what is known of it.
 
         Raises:
-            ValueError: The name cannot be used, or the name or the label is taken.
+            ValueError: The name or a value cannot be used, or the name or the label is taken.
         """
         given = {
             "label": label,
@@ -218,19 +219,20 @@ class CopickRoot(Node):
         if filament is not None:
             known = found.metadata if found else {}
             fields["metadata"] = with_filament(known if metadata is None else metadata, filament)
-        taken = [item.label or 0 for item in self.config.pickable_objects if item.name != name]
+        taken = [0, *(item.label or 0 for item in self.config.pickable_objects if item.name != name)]
         if label in taken and label != 0:
             raise AlreadyExistsError(f"label {label} is taken; free is {max(taken) + 1}")
         if found is not None:
             merged = {**found.meta.model_dump(), **fields, "is_particle": is_particle}
-            updated = PickableObject.of(**merged)  # all of it is checked before any of it changes
+            updated = _usable(merged, found.meta)  # all of it is checked before any of it changes
             for key in PickableObject.model_fields:
                 setattr(found.meta, key, getattr(updated, key))
             return found
-        fields.setdefault("label", max(taken, default=0) + 1)
+        fields.setdefault("label", max(taken) + 1)
+        made = _usable({"name": name, "is_particle": is_particle, **fields})
         if name.endswith(RESERVED_NAME_SUFFIXES):
             logger.warning("object %r: a binary segmentation of it would read back as a multilabel one", name)
-        self.config.pickable_objects.append(PickableObject.of(name=name, is_particle=is_particle, **fields))
+        self.config.pickable_objects.append(made)
         self._objects = None
         return self.pickable_objects[-1]
 
@@ -303,8 +305,14 @@ class CopickRoot(Node):
 
         Raises:
             ValueError: The query holds no word, or there is no such type (see `find_objects`).
+            TypeError: The query is no text.
         """
         from copick.models import search
+
+        if not isinstance(query, str):
+            raise TypeError(
+                f"search() looks for the words of a text, not of {type(query).__name__} {query!r:.40}"
+            )
 
         return search.search(self.on(layers), query, object_types, limit)
 
@@ -404,6 +412,18 @@ class CopickRoot(Node):
         return search.status(self)
 
     @property
+    def cache_manager(self) -> CacheManager | None:
+        """The folder of its cache as this process uses it; None without a cache."""
+        from copick.layers.build import cache_of
+
+        return cache_of(self.layer)
+
+    def get_cache_stats(self) -> dict[str, Any]:
+        """Hits, misses, bytes fetched, failures of this process, and the size of the folder; empty without a cache."""
+        manager = self.cache_manager
+        return {} if manager is None else manager.get_stats()
+
+    @property
     def layer_names(self) -> list[str]:
         """Names of the layers, highest priority first."""
         return self.layer.names
@@ -428,6 +448,15 @@ class CopickRoot(Node):
         super().refresh()
         self._objects = None
 
+    def ensure(self, create: bool = False) -> bool:
+        """Whether the place of every layer is there and answers, asked now; `create` makes those that can be written.
+
+        Raises:
+            ReadOnlyError: `create` where no layer can be written.
+            LayerError: A place cannot be made.
+        """
+        return self.layer.ensure(create=create)
+
     def reconnect(self) -> None:
         """Drop connections and what was listed; both are made again when they are next needed."""
         self.layer.reconnect()
@@ -444,14 +473,14 @@ class CopickRoot(Node):
         return self.static_path.rstrip("/")
 
     def save_config(self, config_path: str | os.PathLike[str]) -> None:
-        """Write the config, with every field, as JSON. Credentials in fs_args are written as they are."""
-        path = Path(config_path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(self.config.model_dump(mode="json"), indent=4), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write the config, with every field, as JSON. Credentials in fs_args are written as they are.
+
+        A file that is there keeps its permissions; of a link, the file that it names is written.
+
+        Raises:
+            LayerError: The file cannot be written; it is as it was.
+        """
+        write_text(config_path, json.dumps(self.config.model_dump(mode="json"), indent=4), "the config file")
 
     def _run_factory(self) -> tuple[type[CopickRun], type[CopickRunMeta]]:
         return CopickRun, CopickRunMeta
@@ -461,3 +490,12 @@ class CopickRoot(Node):
 
     def _invalidate_all_caches(self) -> None:
         self.refresh()
+
+
+def _usable(fields: Mapping[str, Any], known: PickableObject | None = None) -> PickableObject:
+    """An object of these values. Raises FormatError if one cannot be so, unless `known` says the same already."""
+    made = PickableObject.of(**fields)
+    problem = made.problem()
+    if problem is not None and (known is None or known.problem() != problem):
+        raise FormatError(problem)
+    return made

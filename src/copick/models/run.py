@@ -45,6 +45,10 @@ def _voxel_size(value: float) -> float:
     """A voxel size as it is stored, to three decimals. Raises FormatError or TypeError."""
     try:
         return round(float(value), VOXEL_DECIMALS)
+    except TypeError:
+        raise TypeError(
+            f"a voxel size is a number of ångström, not {type(value).__name__} {value!r:.40}"
+        ) from None
     except (ValueError, OverflowError):
         raise FormatError(f"voxel size {value!r:.40}: expected a length in ångström, more than 0") from None
 

@@ -7,6 +7,7 @@ is an error, unless `exist_ok` or `overwrite` says that it may be replaced. What
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +24,8 @@ from copick.ops.targets import (
     get_or_create_run,
     get_or_create_voxelspacing,
     said,
+    target_run,
+    target_spacing,
 )
 from copick.util.words import nearest
 
@@ -98,6 +101,8 @@ def add_tomogram(
         ValueError: The volume has other axes or no real numbers, or its voxel size is not known.
     """
     what = f"tomogram {tomo_type!r} of run {name_of(run)!r}"
+    if len(chunks) != 3 or not all(isinstance(each, int | np.integer) and each > 0 for each in chunks):
+        raise ValueError(f"{what}: chunks {chunks!r}: expected three numbers of voxels (z, y, x), 1 or more")
     levels, size = _levels_of(volume, voxel_spacing, what)
     levels = {each: oriented(level, transpose, flip) for each, level in levels.items()}
     if create_pyramid and len(levels) == 1:
@@ -110,9 +115,10 @@ def add_tomogram(
         written: Iterable[tuple[float, npt.NDArray[Any]]] = pyramid(finest, size, pyramid_levels)
     else:
         written = levels.items()
-    owner = get_or_create_run(root, name_of(run), create, log)
-    spacing = get_or_create_voxelspacing(owner, size, create, log)
-    with filling(lambda ok: spacing.new_tomogram(tomo_type, exist_ok=ok), exist_ok or overwrite) as tomogram:
+    with (
+        target_spacing(root, name_of(run), size, create, log) as spacing,
+        filling(lambda ok: spacing.new_tomogram(tomo_type, exist_ok=ok), exist_ok or overwrite) as tomogram,
+    ):
         from copick.ome import write_levels
 
         config: Any = root.config
@@ -317,11 +323,13 @@ def add_segmentation_from_file(
         "is_instance": instance,
         "is_panoptic": panoptic,
     }
-    owner = get_or_create_run(root, run_name, create, log)
-    with filling(
-        lambda ok: owner.new_segmentation(size, name, session_id, user_id=user_id, exist_ok=ok, **types),
-        exist_ok or overwrite,
-    ) as segmentation:
+    with (
+        target_run(root, run_name, create, log) as owner,
+        filling(
+            lambda ok: owner.new_segmentation(size, name, session_id, user_id=user_id, exist_ok=ok, **types),
+            exist_ok or overwrite,
+        ) as segmentation,
+    ):
         segmentation.from_numpy(values)
     return said(log, segmentation)
 
@@ -332,7 +340,7 @@ def read_volume(
     """A file's voxels, and their size in ångström: the one given, else the file's own.
 
     Raises:
-        FormatError: The file cannot be read, or states no voxel size.
+        FormatError: The file cannot be read, or states no voxel size, or the one given cannot be so.
     """
     from copick.util.path_util import get_data_from_file, get_format_from_extension
 
@@ -343,6 +351,8 @@ def read_volume(
             f"{name}: its name does not say the format; name it .mrc, .map, .rec, .tif, .tiff, .em or .zarr, "
             "or pass file_type"
         )
+    if voxel_spacing is not None and not 0 < voxel_spacing < math.inf:
+        raise FormatError(f"voxel_spacing {voxel_spacing}: expected a length in ångström, more than 0")
     volume, stated = get_data_from_file(name, kind)
     size = stated if voxel_spacing is None else voxel_spacing
     if not size:
@@ -432,15 +442,15 @@ def add_object(
         exist_ok,
         filament,
     )
-    if volume is not None and voxel_size is not None:
-        try:
+    try:
+        if volume is not None and voxel_size is not None:
             added.from_numpy(volume, voxel_size)
-        except BaseException:
-            if not known:
-                added.delete(missing_ok=True)
-            raise
-    if save_config and config_path:
-        root.save_config(config_path)
+        if save_config and config_path:
+            root.save_config(config_path)
+    except BaseException:
+        if not known:
+            added.delete(missing_ok=True)
+        raise
     return said(log, added)
 
 

@@ -18,7 +18,7 @@ from copick.ops.poses import (
     read_relion_tomograms,
 )
 from copick.ops.run import known_run
-from copick.ops.targets import filling, get_or_create_run, said
+from copick.ops.targets import filling, said, target_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -241,8 +241,10 @@ def _put(
     log: bool,
 ) -> CopickPicks:
     """Make picks of particles; `options` are for tables of RELION."""
-    owner = get_or_create_run(root, run, create, log)
-    with filling(lambda ok: owner.new_picks(*identity, exist_ok=ok), replace) as picks:
+    with (
+        target_run(root, run, create, log) as owner,
+        filling(lambda ok: owner.new_picks(*identity, exist_ok=ok), replace) as picks,
+    ):
         if isinstance(particles, RelionParticles):
             picks.from_df(particles.table, "relion", **options)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from typing import TYPE_CHECKING, TypeVar
 
 from copick.errors import AlreadyExistsError, CopickError, UnknownNameError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     E = TypeVar("E", bound=Entity)
 
 logger = logging.getLogger("copick.ops.add")
+
+_listing = threading.Lock()
+"""Many files are imported at a time, and a root's list of runs is not made to be changed by several threads."""
 
 
 def add_run(root: CopickRoot, name: str, exist_ok: bool = False, log: bool = False) -> CopickRun:
@@ -63,6 +67,39 @@ def get_or_create_voxelspacing(
             f"run {run.name!r} has no voxel spacing of {voxel_size} Å; it has {sizes or 'none'}"
         )
     return said(log, run.new_voxel_spacing(voxel_size, exist_ok=True))
+
+
+@contextlib.contextmanager
+def target_run(root: CopickRoot, name: str, create: bool, log: bool) -> Iterator[CopickRun]:
+    """The run to add something to, as `get_or_create_run`. One that is made for it goes again if that fails and it is empty."""
+    with _listing:
+        made = root.get_run(name) is None
+        run = get_or_create_run(root, name, create, log)
+    with _made_for(run if made else None):
+        yield run
+
+
+@contextlib.contextmanager
+def target_spacing(
+    root: CopickRoot, run: str, voxel_size: float, create: bool, log: bool
+) -> Iterator[CopickVoxelSpacing]:
+    """The voxel spacing of a run to add something to, as `target_run`."""
+    with target_run(root, run, create, log) as owner:
+        made = owner.get_voxel_spacing(voxel_size) is None
+        spacing = get_or_create_voxelspacing(owner, voxel_size, create, log)
+        with _made_for(spacing if made else None):
+            yield spacing
+
+
+@contextlib.contextmanager
+def _made_for(folder: CopickRun | CopickVoxelSpacing | None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            with _listing, contextlib.suppress(CopickError, OSError):  # what failed first is what counts
+                folder.prune()
+        raise
 
 
 @contextlib.contextmanager

@@ -144,6 +144,11 @@ class LayerTests:
                 layer.delete(ref)
         assert layer.flush() == []
 
+    def test_its_place_is_made(self, layer: Layer) -> None:
+        assert layer.ensure(create=True)
+        assert layer.ensure()
+        assert keys(layer, None, run) == []
+
     def test_empty_layer_gives_nothing(self, layer: Layer) -> None:
         for ref in (*FOLDERS, *DOCUMENTS):
             with pytest.raises(NotFoundError, match=ref.kind.label):
@@ -485,8 +490,10 @@ class ReadOnlyLayerTests:
 
     def test_writing_is_refused(self, layer: Layer) -> None:
         refused = r"read-only|no layer can be written"
-        with pytest.raises(ReadOnlyError, match=refused):
-            layer.create(Ref(RUN, ("new",)))
+        assert layer.ensure()
+        for change in (lambda: layer.create(Ref(RUN, ("new",))), lambda: layer.ensure(create=True)):
+            with pytest.raises(ReadOnlyError, match=refused):
+                change()
         for ref in (*DOCUMENTS, run):
             with pytest.raises(ReadOnlyError, match=refused):
                 layer.save(ref, b"[2]")

@@ -143,6 +143,27 @@ def prepare_runs_from_paths(
     Raises:
         ValueError: `run_regex` is no regular expression.
     """
+    log = logger or _logger
+    found = runs_of_paths(paths, input_run, run_regex, run_name_prefix, log)
+    for name in found:
+        if root.get_run(name) is not None:
+            continue
+        if create:
+            root.new_run(name)
+            log.info("created run %r", name)
+        else:
+            log.warning("there is no run %r", name)
+    return found
+
+
+def runs_of_paths(
+    paths: Sequence[str],
+    input_run: str | None,
+    run_regex: str = "(.*)",
+    run_name_prefix: str = "",
+    logger: logging.Logger | None = None,
+) -> dict[str, str]:
+    """As `prepare_runs_from_paths`, of names alone: no project is looked at."""
     try:
         pattern = re.compile(run_regex)
     except re.error as error:
@@ -159,13 +180,6 @@ def prepare_runs_from_paths(
             log.warning("skipped %s: run %r has %s already", path, name, found[name])
             continue
         found[name] = path
-        if root.get_run(name) is not None:
-            continue
-        if create:
-            root.new_run(name)
-            log.info("created run %r", name)
-        else:
-            log.warning("there is no run %r", name)
     return found
 
 
