@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from copick.config import CopickConfig, CopickConfigML, CopickConfigMultilayer
@@ -19,6 +18,7 @@ from copick.models import (
     CopickTomogram,
     CopickVoxelSpacing,
 )
+from copick.util.lazy import lazy
 
 if TYPE_CHECKING:
     from copick.layers.build import CacheChoice
@@ -36,7 +36,7 @@ class CopickRootMultilayer(CopickRoot):
     ) -> None:
         super().__init__(config, layer, cache=cache)
 
-    @cached_property
+    @lazy
     def layer_manager(self) -> LayerManager:
         """The layers, each as a root of its own."""
         return LayerManager(self.config, self.layer)  # type: ignore[arg-type]
