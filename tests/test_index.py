@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from copick.cli.cli import cli
 from copick.config import CopickConfigSQLiteDB, parse_config
 from copick.errors import ConfigError, LayerError, NotFoundError, ReadOnlyError
 from copick.impl.sqlite_db import CopickRootSQLiteDB
-from copick.index import writer
+from copick.index import looks, writer
 from copick.index.stack import IndexedStack
 from projects import VOLUME, alone, opened, run_of, tomogram_of
 
@@ -61,13 +62,13 @@ def sessions(root: CopickRoot, **criteria: Any) -> list[str]:
 def described(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was read for the index."""
     read: list[str] = []
-    real = writer.describe
+    real = looks.describe
 
     def describe(layer: Any, ref: Any, meta: Any) -> Any:
         read.append(f"{layer.name} {ref}")
         return real(layer, ref, meta)
 
-    monkeypatch.setattr(writer, "describe", describe)
+    monkeypatch.setattr(looks, "describe", describe)
     return read
 
 
@@ -317,14 +318,60 @@ def test_a_store_of_objects(
 def test_in_the_background(root: CopickRoot, tmp_path: Path) -> None:
     """`auto_index` makes an index and keeps it up to date while the project is in use."""
     db = {"db_path": str(tmp_path / "index.db"), "auto_index": True, "index_interval": 0.05}
-    project = indexed(tmp_path, db_config=db)
-    assert [run.name for run in project.runs] == ["TS_1"]
-    wait_for(
-        lambda: project.layer_status()["archive"]["indexed"] and project.layer_status()["work"]["indexed"]
-    )
+    project = [indexed(tmp_path, db_config=db)]
+    assert [run.name for run in project[0].runs] == ["TS_1"]
+    wait_for(lambda: all(known["indexed"] for known in project[0].layer_status().values()))
     alone(tmp_path / "archive").new_run("TS_2")
-    wait_for(lambda: len(indexed_again(project).runs) == 2)
-    stack_of(project)._watch._stack = lambda: None  # type: ignore[union-attr,assignment]
+    wait_for(lambda: len(indexed_again(project[0]).runs) == 2)
+    project.clear()
+    wait_for_no_watchers()
+
+
+def wait_for_no_watchers() -> None:
+    gc.collect()
+    wait_for(lambda: not watchers())
+
+
+def watchers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "copick-index"]
+
+
+def test_a_project_that_is_left_leaves_no_thread(project: CopickRoot, tmp_path: Path) -> None:
+    db = {"db_path": str(tmp_path / "index.db"), "auto_index": True}
+    opened_often = [indexed(tmp_path, db_config=db) for _ in range(5)]
+    assert [len(each.runs) for each in opened_often] == [1] * 5
+    wait_for(lambda: len(watchers()) == 5)
+    del opened_often
+    wait_for_no_watchers()
+
+
+def test_who_scans_slowly_goes_on_scanning_alone(
+    project: CopickRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it rests, for longer than a process may be silent."""
+    for at in range(3):
+        project.new_run(f"R{at}")
+    monkeypatch.setattr(writer, "LEASE_S", 0.2)
+    own = stack_of(project)
+    assert own.writer.lease()
+    monkeypatch.setattr(writer, "BATCH", 1)
+    monkeypatch.setattr(looks, "describe", slowly(looks.describe))
+    done = threading.Thread(target=own.update, kwargs={"full": True, "workers": 1, "pace": 4.0})
+    done.start()
+    until = []
+    while done.is_alive():
+        with own.database.reading() as db:
+            until.append(db.execute("SELECT until FROM lease").fetchone()[0] - time.time())
+        time.sleep(0.02)
+    assert min(until[:-3]) > 0
+
+
+def slowly(function: Any) -> Any:
+    def call(*args: Any) -> Any:
+        time.sleep(0.05)
+        return function(*args)
+
+    return call
 
 
 def wait_for(condition: Any) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from copick.index.rows import COLUMN, clean, key_values, run_of
 from copick.index.schema import encoded
-from copick.index.things import TYPE_OF, TYPES, Held, Thing, Wanted
-from copick.index.writer import COLUMN, clean, key_values
+from copick.index.things import AUTHORS, TYPE_OF, TYPES, Held, Thing, Wanted
 from copick.kinds import CHILDREN, OBJECT, RUN, Kind, Ref, kind_named
 
 if TYPE_CHECKING:
@@ -114,8 +115,14 @@ class Reader:
 
     def __init__(self, database: Database, layers: Sequence[Layer], members: Mapping[str, Layer]) -> None:
         self.database = database
-        self.places = {layer.name: layer.location for layer in layers}
+        self._leaves = tuple(layers)
+        self._sources = {layer.name: layer.source for layer in layers}
         self._members = members
+
+    @property
+    def places(self) -> dict[str, str]:
+        """What each layer shows, by name: what is in the config may change."""
+        return {layer.name: layer.content for layer in self._leaves}
 
     def members(self, names: Iterable[str]) -> tuple[Layer, ...]:
         """The layers of the stack that these are, or belong to."""
@@ -125,14 +132,15 @@ class Reader:
         """Ids and names of the stack's layers, highest first. Raises LayerError if one was never looked at completely."""
         rows = db.execute("SELECT name, location, id FROM layers WHERE scanned IS NOT NULL")
         ids = {(name, location): id for name, location, id in rows}
-        for place in self.places.items():
+        places = self.places
+        for place in places.items():
             if place not in ids:
                 from copick.errors import LayerError
 
                 raise LayerError(
                     f"the index {self.database.path} does not know layer {place[0]!r} yet; run: copick index update"
                 )
-        return {ids[place]: place[0] for place in self.places.items()}
+        return {ids[place]: place[0] for place in places.items()}
 
     def scanned(self) -> float:
         """When the layer that was not looked at for the longest time was; seconds since 1970."""
@@ -159,6 +167,11 @@ class Reader:
         """The runs, or the objects."""
         found = self._listings("e.parent = 0 AND e.kind = ?", (kind.name,))
         return found.get((None, kind), Listing([], {}))
+
+    def alone(self, run: str) -> Listing:
+        """A run by that name, if there is one."""
+        found = self._listings("e.parent = 0 AND e.kind = ? AND e.run = ?", (RUN.name, run))
+        return found.get((None, RUN), Listing([], {}))
 
     def inside(self, first: str, last: str) -> Listings:
         """What lies in the runs from `first` to `last`."""
@@ -188,10 +201,11 @@ class Reader:
             ref = ref_of(row, parents)
             if id in several:
                 by_layer = sorted(several[id], key=lambda each: order[each[9]])
-                meta = _meta(ref, [each[10] for each in by_layer])
+                meta = self._meta(ref, [(layers[each[9]], each[10]) for each in by_layer])
                 holders = self.members([layers[each[9]] for each in by_layer])
             else:
-                meta, holders = None if row[10] is None else _meta(ref, row[10:]), alone[row[9]]
+                meta = None if row[10] is None else self._meta(ref, [(layers[row[9]], row[10])])
+                holders = alone[row[9]]
             place = (ref.parent, ref.kind)
             listing = found.get(place)
             if listing is None:
@@ -201,6 +215,18 @@ class Reader:
         for listing in found.values():
             if len(listing.entries) > 1:
                 listing.entries.sort(key=_values)
+        return found
+
+    def _meta(self, ref: Ref, listed: Iterable[tuple[str, Any]]) -> Meta | None:
+        """What listings say of an entity: names of layers, highest first, and what each says beyond the key, if anything."""
+        known = {**dict(zip(ref.kind.identity, ref.values, strict=True)), **ref.kind.fixed}
+        found: Meta | None = None
+        for at, (name, text) in enumerate(listed):
+            if text:
+                said = text if isinstance(text, dict) else json.loads(text)
+                meta = self._sources[name].meta_of(ref.kind, {**said, **known})
+                first = ref.kind.meta_of(ref.values) if at and found is None else found
+                found = meta if first is None else first.filled(meta)
         return found
 
     # Finding
@@ -293,7 +319,9 @@ class Reader:
         for row in rows:
             found = sorted(held[row.id], key=lambda each: each[0])
             if found and self._is_reached(db, row, layers):
-                yield Thing(ref_of(row), [one for _, one in found])
+                ref, all_held = ref_of(row), [one for _, one in found]
+                told = [(each.layer, each.listed) for each in all_held]
+                yield Thing(ref, all_held, meta=partial(self._meta, ref, told))
 
     def _is_reached(self, db: sqlite3.Connection, row: Row, layers: Mapping[int, str]) -> bool:
         """Whether a layer holds what it lies beside: else nobody comes by."""
@@ -377,16 +405,6 @@ def _values(entry: Entry) -> tuple[Value, ...]:
     return entry[0].values
 
 
-def _meta(ref: Ref, listed: Sequence[str | None]) -> Meta | None:
-    if not any(listed):
-        return None
-    known = dict(zip(ref.kind.identity, ref.values, strict=True))
-    said: dict[str, Any] = {}
-    for text in reversed(listed):
-        said.update(json.loads(text) if text else {})
-    return ref.kind.meta(**{**said, **known, **ref.kind.fixed})
-
-
 def _is_held(layers: Collection[int], runs: Collection[str] | None) -> tuple[str, list[Any]]:
     """That one of these layers holds an entity, and what it lies beside."""
     marks = ", ".join(map(str, layers))
@@ -452,17 +470,25 @@ def _conditions(
         add(f"EXISTS (SELECT 1 FROM holdings WHERE entity = e.id AND layer IN ({_marks(ids)}))", ids)
     if wanted.authors is not None:
         people = [clean(author) for author in wanted.authors]
+        known, there = _in_runs_of(wanted.known.get(AUTHORS, ()))
         add(
-            f"e.id IN (SELECT entity FROM facts WHERE value IN ({_marks(people)}) AND key LIKE '%author%')",
-            people,
+            f"({known} OR e.id IN "
+            f"(SELECT entity FROM facts WHERE value IN ({_marks(people)}) AND key LIKE '%author%'))",
+            [*there, *people],
         )
     for key, accepted in wanted.metadata.items():
         told = [clean(value) for value in accepted]
+        known, there = _in_runs_of(wanted.known.get(key, ()))
         add(
-            f"e.id IN (SELECT entity FROM facts WHERE key = ? AND value IN ({_marks(told)}))",
-            (clean(key), *told),
+            f"({known} OR e.id IN (SELECT entity FROM facts WHERE key = ? AND value IN ({_marks(told)})))",
+            [*there, clean(key), *told],
         )
     return " AND ".join(conditions), values
+
+
+def _in_runs_of(refs: Iterable[Ref]) -> tuple[str, list[Any]]:
+    runs = sorted({run_of(ref) for ref in refs})
+    return f"e.run IN ({_marks(runs)})", runs
 
 
 def _column(kind: Kind, field: str) -> str | None:
