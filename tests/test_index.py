@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import copick
 from copick.cli.cli import cli
 from copick.config import CopickConfigSQLiteDB, parse_config
-from copick.errors import ConfigError, LayerError, NotFoundError, ReadOnlyError
+from copick.errors import ConfigError, FormatError, LayerError, NotFoundError, ReadOnlyError
 from copick.impl.sqlite_db import CopickRootSQLiteDB
 from copick.index import looks, writer
 from copick.index.stack import IndexedStack
@@ -234,6 +234,21 @@ def test_one_layer_and_its_status(root: CopickRoot, tmp_path: Path) -> None:
     assert root.layer_status()["work"]["problem"] == "the project has no index"
 
 
+def test_looking_at_one_layer_looks_at_no_other(
+    project: CopickRoot, tmp_path: Path, described: list[str]
+) -> None:
+    """Nor does what is asked next."""
+    _ = project.runs
+    run_of(alone(tmp_path / "archive")).new_picks("ribosome", "9")
+    alone(tmp_path / "work").new_run("TS_1").new_picks("ribosome", "8")
+    assert project.index_layer("work")["picks"] == 1
+    assert [line.split()[0] for line in described] == ["work", "work"]
+    assert [picks.session_id for picks in run_of(project).picks] == ["8", "0"]
+    assert sessions(project) == ["0", "8"]
+    project.index_all_layers()
+    assert sessions(project) == ["0", "8", "9"]
+
+
 def test_a_layer_that_cannot_be_asked_keeps_what_is_known(project: CopickRoot, tmp_path: Path) -> None:
     run_of(project).new_picks("ribosome", "1")
     (tmp_path / "archive").rename(tmp_path / "away")
@@ -328,8 +343,7 @@ def test_in_the_background(root: CopickRoot, tmp_path: Path) -> None:
 
 
 def wait_for_no_watchers() -> None:
-    gc.collect()
-    wait_for(lambda: not watchers())
+    wait_for(lambda: gc.collect() >= 0 and not watchers())
 
 
 def watchers() -> list[threading.Thread]:
@@ -509,6 +523,29 @@ def test_where_points_are(project: CopickRoot) -> None:
             root.find_points([0, 0, 0], nx=3)
 
 
+def test_points_that_are_nowhere_hide_no_others(project: CopickRoot, tmp_path: Path) -> None:
+    run = run_of(alone(tmp_path / "archive"))
+    for session, wheres in (("nan", [[-7, 1, 1], [50, 50, 50]]), ("none", [[-7, -7, -7]])):
+        run.new_picks("ribosome", session).from_numpy(wheres)
+    for file in (tmp_path / "archive/ExperimentRuns/TS_1/Picks").iterdir():
+        file.write_text(file.read_text().replace("-7.0", "NaN"))  # as Python's json writes it
+    project.index_all_layers()
+    ((picks, indices, _),) = project.find_points([40] * 3, [60] * 3)
+    assert (picks.session_id, indices.tolist()) == ("nan", [1])
+    assert sessions(project, point_count=1) == ["0", "none"]
+
+
+def test_folders_of_sizes_that_are_none(
+    project: CopickRoot, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "archive/ExperimentRuns/TS_1/VoxelSpacing0.0001").mkdir()
+    project.index_all_layers()
+    assert [s.voxel_size for s in project.find_objects("voxel_spacings")["voxel_spacings"]] == [10.0]
+    assert "VoxelSpacing0.0001" in caplog.text
+    with pytest.raises(FormatError, match=r"voxel_size .* greater than 0"):
+        run_of(project).new_voxel_spacing(0.0001)
+
+
 def test_what_belongs_together(project: CopickRoot) -> None:
     project.new_run("TS_2").new_voxel_spacing(5).new_tomogram("raw")
     picks = project.find_objects("picks")["picks"]
@@ -675,6 +712,8 @@ def test_commands(root: CopickRoot, tmp_path: Path) -> None:
     ) == {"tomograms": [{"run": "TS_1", "voxel_size": 10.0, "tomo_type": "wbp"}]}
     assert "Nothing found." in run("find", "metadata.x=3", "user_id=tool")
     assert "expected FIELD=VALUE" in run("find", "x", code=2)
+    assert "use --limit" in run("find", "limit=1", code=2)
+    assert "use --type" in run("find", "object_types=picks", code=2)
     assert "nothing has a field 'x'" in run("find", "x=1", code=1)
     assert "holds no word" in run("search", "!?", code=1)
     opened(tmp_path)

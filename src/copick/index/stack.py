@@ -235,6 +235,21 @@ class IndexedStack(LayerStack):
         self._forget_read()
         self._complained = False
 
+    def renew(self, names: Iterable[str] | None = None, *, full: bool = False, workers: int = 8) -> None:
+        """Forget what is known of layers, None = all, and have the index look at them at once. Raises LayerError."""
+        chosen = None if names is None else [*names]
+        if chosen is None:
+            super().refresh()
+        else:
+            self._holding.clear()
+            for name in chosen:
+                self[name].refresh()
+        try:
+            self.update(chosen, full=full, workers=workers)
+        except LayerError:
+            self._doubt(None)
+            raise
+
     def complain(self, error: Exception) -> None:
         """Say once that the index is of no use at present."""
         if not self._complained:

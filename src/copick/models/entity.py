@@ -94,10 +94,13 @@ class Node(InFiles):
 
     def refresh(self) -> None:
         """Forget what was listed here and below; it is asked for again when it is next needed."""
+        self._forget_listed()
+        self.layer.refresh(self.ref)
+
+    def _forget_listed(self) -> None:
         for memory in (self._children, self._alone, self._twins):
             memory.clear()
         self._known = None
-        self.layer.refresh(self.ref)
 
     def _refresh_kinds(self, *kinds: Kind) -> None:
         for kind in kinds:
