@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -20,9 +21,9 @@ from hypothesis import strategies as st
 import copick
 from copick.cli.cli import cli
 from copick.config import CopickConfigSQLiteDB, parse_config
-from copick.errors import ConfigError, LayerError, NotFoundError, ReadOnlyError
+from copick.errors import ConfigError, FormatError, LayerError, NotFoundError, ReadOnlyError
 from copick.impl.sqlite_db import CopickRootSQLiteDB
-from copick.index import writer
+from copick.index import looks, writer
 from copick.index.stack import IndexedStack
 from projects import VOLUME, alone, opened, run_of, tomogram_of
 
@@ -61,13 +62,13 @@ def sessions(root: CopickRoot, **criteria: Any) -> list[str]:
 def described(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was read for the index."""
     read: list[str] = []
-    real = writer.describe
+    real = looks.describe
 
     def describe(layer: Any, ref: Any, meta: Any) -> Any:
         read.append(f"{layer.name} {ref}")
         return real(layer, ref, meta)
 
-    monkeypatch.setattr(writer, "describe", describe)
+    monkeypatch.setattr(looks, "describe", describe)
     return read
 
 
@@ -233,6 +234,21 @@ def test_one_layer_and_its_status(root: CopickRoot, tmp_path: Path) -> None:
     assert root.layer_status()["work"]["problem"] == "the project has no index"
 
 
+def test_looking_at_one_layer_looks_at_no_other(
+    project: CopickRoot, tmp_path: Path, described: list[str]
+) -> None:
+    """Nor does what is asked next."""
+    _ = project.runs
+    run_of(alone(tmp_path / "archive")).new_picks("ribosome", "9")
+    alone(tmp_path / "work").new_run("TS_1").new_picks("ribosome", "8")
+    assert project.index_layer("work")["picks"] == 1
+    assert [line.split()[0] for line in described] == ["work", "work"]
+    assert [picks.session_id for picks in run_of(project).picks] == ["8", "0"]
+    assert sessions(project) == ["0", "8"]
+    project.index_all_layers()
+    assert sessions(project) == ["0", "8", "9"]
+
+
 def test_a_layer_that_cannot_be_asked_keeps_what_is_known(project: CopickRoot, tmp_path: Path) -> None:
     run_of(project).new_picks("ribosome", "1")
     (tmp_path / "archive").rename(tmp_path / "away")
@@ -317,14 +333,59 @@ def test_a_store_of_objects(
 def test_in_the_background(root: CopickRoot, tmp_path: Path) -> None:
     """`auto_index` makes an index and keeps it up to date while the project is in use."""
     db = {"db_path": str(tmp_path / "index.db"), "auto_index": True, "index_interval": 0.05}
-    project = indexed(tmp_path, db_config=db)
-    assert [run.name for run in project.runs] == ["TS_1"]
-    wait_for(
-        lambda: project.layer_status()["archive"]["indexed"] and project.layer_status()["work"]["indexed"]
-    )
+    project = [indexed(tmp_path, db_config=db)]
+    assert [run.name for run in project[0].runs] == ["TS_1"]
+    wait_for(lambda: all(known["indexed"] for known in project[0].layer_status().values()))
     alone(tmp_path / "archive").new_run("TS_2")
-    wait_for(lambda: len(indexed_again(project).runs) == 2)
-    stack_of(project)._watch._stack = lambda: None  # type: ignore[union-attr,assignment]
+    wait_for(lambda: len(indexed_again(project[0]).runs) == 2)
+    project.clear()
+    wait_for_no_watchers()
+
+
+def wait_for_no_watchers() -> None:
+    wait_for(lambda: gc.collect() >= 0 and not watchers())
+
+
+def watchers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "copick-index"]
+
+
+def test_a_project_that_is_left_leaves_no_thread(project: CopickRoot, tmp_path: Path) -> None:
+    db = {"db_path": str(tmp_path / "index.db"), "auto_index": True}
+    opened_often = [indexed(tmp_path, db_config=db) for _ in range(5)]
+    assert [len(each.runs) for each in opened_often] == [1] * 5
+    wait_for(lambda: len(watchers()) == 5)
+    del opened_often
+    wait_for_no_watchers()
+
+
+def test_who_scans_slowly_goes_on_scanning_alone(
+    project: CopickRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it rests, for longer than a process may be silent."""
+    for at in range(3):
+        project.new_run(f"R{at}")
+    monkeypatch.setattr(writer, "LEASE_S", 0.2)
+    own = stack_of(project)
+    assert own.writer.lease()
+    monkeypatch.setattr(writer, "BATCH", 1)
+    monkeypatch.setattr(looks, "describe", slowly(looks.describe))
+    done = threading.Thread(target=own.update, kwargs={"full": True, "workers": 1, "pace": 4.0})
+    done.start()
+    until = []
+    while done.is_alive():
+        with own.database.reading() as db:
+            until.append(db.execute("SELECT until FROM lease").fetchone()[0] - time.time())
+        time.sleep(0.02)
+    assert min(until[:-3]) > 0
+
+
+def slowly(function: Any) -> Any:
+    def call(*args: Any) -> Any:
+        time.sleep(0.05)
+        return function(*args)
+
+    return call
 
 
 def wait_for(condition: Any) -> None:
@@ -460,6 +521,29 @@ def test_where_points_are(project: CopickRoot) -> None:
                 root.find_points(**wrong)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="picks have no field 'nx'"):
             root.find_points([0, 0, 0], nx=3)
+
+
+def test_points_that_are_nowhere_hide_no_others(project: CopickRoot, tmp_path: Path) -> None:
+    run = run_of(alone(tmp_path / "archive"))
+    for session, wheres in (("nan", [[-7, 1, 1], [50, 50, 50]]), ("none", [[-7, -7, -7]])):
+        run.new_picks("ribosome", session).from_numpy(wheres)
+    for file in (tmp_path / "archive/ExperimentRuns/TS_1/Picks").iterdir():
+        file.write_text(file.read_text().replace("-7.0", "NaN"))  # as Python's json writes it
+    project.index_all_layers()
+    ((picks, indices, _),) = project.find_points([40] * 3, [60] * 3)
+    assert (picks.session_id, indices.tolist()) == ("nan", [1])
+    assert sessions(project, point_count=1) == ["0", "none"]
+
+
+def test_folders_of_sizes_that_are_none(
+    project: CopickRoot, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "archive/ExperimentRuns/TS_1/VoxelSpacing0.0001").mkdir()
+    project.index_all_layers()
+    assert [s.voxel_size for s in project.find_objects("voxel_spacings")["voxel_spacings"]] == [10.0]
+    assert "VoxelSpacing0.0001" in caplog.text
+    with pytest.raises(FormatError, match=r"voxel_size .* greater than 0"):
+        run_of(project).new_voxel_spacing(0.0001)
 
 
 def test_what_belongs_together(project: CopickRoot) -> None:
@@ -628,6 +712,8 @@ def test_commands(root: CopickRoot, tmp_path: Path) -> None:
     ) == {"tomograms": [{"run": "TS_1", "voxel_size": 10.0, "tomo_type": "wbp"}]}
     assert "Nothing found." in run("find", "metadata.x=3", "user_id=tool")
     assert "expected FIELD=VALUE" in run("find", "x", code=2)
+    assert "use --limit" in run("find", "limit=1", code=2)
+    assert "use --type" in run("find", "object_types=picks", code=2)
     assert "nothing has a field 'x'" in run("find", "x=1", code=1)
     assert "holds no word" in run("search", "!?", code=1)
     opened(tmp_path)

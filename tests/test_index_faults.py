@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from copick import _cachecore
-from copick.errors import LayerError
-from copick.index import schema
+from copick.errors import CopickError, LayerError, NotFoundError
+from copick.index import looks, schema, writer
 from projects import alone, run_of
 from test_index import indexed, indexed_again, sessions, stack_of
 
@@ -262,3 +265,153 @@ def test_half_made(root: CopickRoot, tmp_path: Path, caplog: pytest.LogCaptureFi
     project = indexed(tmp_path)
     stack_of(project).update(["work"])
     check_reads(project, caplog, "does not know layer 'archive' yet")
+
+
+ENDING = """
+import sys, threading, time
+from copick.index.schema import Database
+
+database = Database(sys.argv[1])
+with database.writing(create=True):
+    pass
+inside = threading.Event()
+
+def count():
+    while True:
+        with database.reading() as db:
+            inside.set()
+            asked = "WITH RECURSIVE n(i) AS (SELECT 1 UNION SELECT i + 1 FROM n WHERE i < 50000) SELECT max(i) FROM n"
+            db.execute(asked).fetchall()
+
+threading.Thread(target=count, daemon=True).start()
+inside.wait()
+time.sleep(0.03)
+"""
+
+
+def test_the_interpreter_ends_while_a_thread_asks(tmp_path: Path) -> None:
+    ended = [
+        subprocess.Popen([sys.executable, "-c", ENDING, str(tmp_path / f"{at}.db")], stderr=subprocess.PIPE)
+        for at in range(6)
+    ]
+    assert [(process.communicate()[1], process.returncode) for process in ended] == [(b"", 0)] * 6
+
+
+def test_what_is_no_damage(project: CopickRoot, path: Path) -> None:
+    """Faults of programs cost nobody the index."""
+    database, kept = stack_of(project).database, path.open("rb")
+    for fault in (
+        NotFoundError("no such run"),
+        ValueError("a voxel size of 0"),
+        sqlite3.ProgrammingError("closed"),
+    ):
+        with pytest.raises((CopickError, ValueError)), database.reading():
+            raise fault
+        project.index_all_layers()
+        assert os.path.samestat(os.fstat(kept.fileno()), path.stat())
+    kept.close()
+
+
+def unreadable(file: Path) -> None:
+    """Make it a file that is listed, and fails when it is read."""
+    file.unlink()
+    file.symlink_to("/proc/self/mem")
+
+
+@pytest.fixture
+def broken(root: CopickRoot, tmp_path: Path) -> Path:
+    """One of two sets of picks in the archive cannot be read."""
+    run_of(alone(tmp_path / "archive")).new_picks("ribosome", "1").from_numpy([[4, 5, 6]])
+    file = tmp_path / "archive/ExperimentRuns/TS_1/Picks/tool_0_ribosome.json"
+    kept = file.read_bytes()
+    unreadable(file)
+    (tmp_path / "kept").write_bytes(kept)
+    return file
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that cannot be read")
+def test_a_file_that_cannot_be_read_says_nothing(
+    broken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is listed, and everything else is found, with an index and without."""
+    project = indexed(tmp_path)
+
+    def check() -> None:
+        assert sessions(project) == ["0", "1"]
+        assert sessions(project, point_count_min=1) == ["1"]
+        assert len(project.search("ribosome")["picks"]) == 2
+        assert len(project.find_points([0, 0, 0])) == 1
+        assert project.get_summary_statistics()["total"]["points"] == 1
+
+    check()
+    assert "tool_0_ribosome.json failed" in caplog.text
+    caplog.clear()
+    for _ in range(2):
+        project.index_all_layers()
+        status = project.layer_status()["archive"]
+        assert status["indexed"]
+        assert "1 of its files could not be read, the first: " in status["problem"]
+        assert "tool_0_ribosome.json failed" in status["problem"]
+    caplog.clear()
+    check()
+    assert not lines(caplog)
+    broken.unlink()
+    (tmp_path / "kept").rename(broken)
+    project.index_all_layers()
+    assert project.layer_status()["archive"]["problem"] is None
+    assert sessions(project, point_count_min=1) == ["0", "1"]
+    unreadable(broken)
+    project.index_all_layers()
+    assert sessions(project, point_count_min=1) == ["0", "1"]  # what was known counts until it can be read
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs a file that cannot be read")
+def test_files_that_fail_for_long(broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan does not wait for each file of a layer that no longer answers."""
+    monkeypatch.setattr(looks, "FAILING_S", 0)
+    project = indexed(tmp_path)
+    with pytest.raises(LayerError, match=r"layer 'archive': 1 of its files .* and no more are tried"):
+        project.index_all_layers()
+    assert not project.layer_status()["archive"]["indexed"]
+
+
+def test_a_layer_is_read_without_holding_up_writers(
+    project: CopickRoot, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, looked = writer.look_at, []
+
+    def look_at(*args: Any) -> Any:
+        with sqlite3.connect(path, timeout=0, isolation_level=None) as db:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("ROLLBACK")
+        db.close()
+        looked.append(args[1])
+        return real(*args)
+
+    monkeypatch.setattr(writer, "look_at", look_at)
+    run_of(project).new_picks("ribosome", "1")
+    assert looked
+    assert not lines(caplog)
+    assert sessions(indexed_again(project)) == ["0", "1"]
+
+
+def test_those_who_write_one_thing_at_once_agree(
+    project: CopickRoot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever looked before another wrote looks again, a few times beside others and then alone."""
+    other, real = indexed_again(project), writer.look_at
+    numbers = [*range(2, 2 + writer.TRIES)]
+
+    def look_at(*args: Any) -> Any:
+        saw = real(*args)
+        if numbers and not busy.locked():
+            with busy:
+                run_of(other).get_picks(user_id="me")[0].from_numpy([[1, 2, 3]] * numbers.pop(0))
+        return saw
+
+    picks, busy = run_of(project).new_picks("ribosome", "1"), threading.Lock()
+    monkeypatch.setattr(writer, "look_at", look_at)
+    picks.from_numpy([[1, 2, 3]])
+    assert not numbers
+    assert not lines(caplog)
+    assert sessions(indexed_again(project), user_id="me", point_count=1 + writer.TRIES) == ["1"]

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from copick.impl.cryoet_data_portal import (
     from_czcdp_datasets,
 )
 from copick.impl.multilayer import CopickConfigMultilayer, CopickRootMultilayer
+from copick.index.stack import AGAIN_S, _update_if_due
 from copick.util.portal import objects_from_datasets
 from support import portal as fixture
 from support.portal import AUTHORS, MASK, OBJECTS, SIZE, TURNED, VOLUME
@@ -287,6 +289,8 @@ def test_questions_that_cannot_be(run: CopickRun, caplog: pytest.LogCaptureFixtu
     assert "did you mean 'ground_truth_status'" in caplog.text
     with pytest.raises(FormatError, match="cannot be asked that"):
         run.get_picks(portal_meta_query={"ground_truth_status": "yes"})
+    for day, expected in ((datetime(2024, 1, 1, tzinfo=UTC), 2), (datetime(2020, 1, 1, tzinfo=UTC), 0)):
+        assert len(run.get_picks(portal_meta_query={"deposition_date": day})) == expected
 
 
 # Under and over other layers
@@ -331,6 +335,126 @@ def test_your_own_beside_the_portals(config: dict[str, Any], tmp_path: Path, ids
     assert again.runs[0].portal_run_name == "TS_5_4"
     assert again.runs[0].get_picks(portal_author_query=["Ada Lovelace"])[0].user_id == "data-portal"
     assert [each.name for each in again.on("work").runs] == ["1001"]
+
+
+INDEXES = pytest.mark.parametrize("by_index", [False, True], ids=["by its layers", "by its index"])
+
+
+def over_the_portal(config: dict[str, Any], tmp_path: Path, by_index: bool, **more: Any) -> CopickRoot:
+    """The portal below a folder, and an index, if there is one, that knows all."""
+    db = {"db_path": str(tmp_path / "index.db"), "auto_index": False}
+    root = stacked(config, tmp_path, **({"db_config": db} if by_index else {}), **more)
+    if by_index:
+        root.index_all_layers()
+        root = type(root)(root.config)
+    return root
+
+
+def session_ids(found: list[Any]) -> list[str]:
+    return sorted(each.session_id for each in found)
+
+
+@INDEXES
+def test_what_the_portal_says_of_things(
+    config: dict[str, Any], tmp_path: Path, ids: dict[str, int], portal: fixture.Portal, by_index: bool
+) -> None:
+    """Listed or found, with an index and without."""
+    twin = portal.tomogram(ids["run"], ids["spacing"])
+    root = over_the_portal(config, tmp_path, by_index)
+    run = root.get_run("1001")
+    assert run is not None
+    assert run.portal_run_name == "TS_5_4"
+    spacing = run.voxel_spacings[1]
+    assert spacing.meta.portal_vs_id == ids["spacing"]  # type: ignore[attr-defined]
+    assert [t.tomo_type for t in spacing.get_tomograms("wbp-raw")] == ["wbp-raw", f"wbp-raw-{twin}"]
+    found = over_the_portal(config, tmp_path, by_index)
+    points = found.find_objects("picks", session_id=str(ids["points"]))["picks"]
+    masks = found.find_objects("segmentations", is_instance=True)["segmentations"]
+    tomograms = found.find_objects("tomograms", tomo_type="wbp-raw")["tomograms"]
+    for one in (run.picks[0], *points, found.runs[0].picks[0]):
+        assert one.meta.portal_metadata.annotation_file_id == ids["points"]  # type: ignore[attr-defined]
+        assert [point.location.x for point in one.points] == pytest.approx([SIZE, 4.5 * SIZE])
+        assert one.meta.portal_metadata.shape_type == "Point"  # type: ignore[attr-defined]
+    for mask in (*run.get_segmentations(is_instance=True), *masks):
+        assert mask.meta.portal_metadata.annotation_file_id == ids["instances"]  # type: ignore[attr-defined]
+    for tomogram in (spacing.tomograms[1], *tomograms):
+        assert tomogram.meta.portal_tomo_id == ids["wbp"]  # type: ignore[attr-defined]
+        assert tomogram.voxel_spacing.meta.portal_vs_id == ids["spacing"]  # type: ignore[attr-defined]
+        assert tomogram.voxel_spacing.run.meta.portal_run_id == ids["run"]
+    assert not [each for each in (points[0].run, masks[0].run) if each.portal_run_name != "TS_5_4"]
+
+
+@INDEXES
+def test_finding_by_what_the_portal_alone_knows(
+    config: dict[str, Any], tmp_path: Path, ids: dict[str, int], server: PortalServer, by_index: bool
+) -> None:
+    root = over_the_portal(config, tmp_path, by_index)
+    mine = root.get_run("1001").new_picks("ribosome", "1")  # type: ignore[union-attr]
+    mine.meta.portal_author = "Grace Hopper"  # type: ignore[attr-defined]
+    mine.store()
+    server.requests.clear()
+    found = root.find_objects(author="Grace Hopper")
+    assert session_ids(found["picks"]) == sorted(["1", str(ids["points"]), str(ids["oriented"])])
+    assert session_ids(found["segmentations"]) == [str(ids["mask"])]
+    assert [t.tomo_type for t in found["tomograms"]] == ["wbp-raw"]
+    assert found["runs"] == []
+    asked = [request.fields for request in server.requests if request.fields != ONE]
+    assert sorted(asked) == [("annotations",), ("tomograms",)]
+    both = root.find_objects("picks", author=[*AUTHORS], metadata={"ground_truth_status": True})["picks"]
+    assert session_ids(both) == [str(ids["points"])]
+    assert session_ids(
+        root.find_objects("picks", metadata={"ground_truth_status": [True, False]})["picks"]
+    ) == sorted([str(ids["points"]), str(ids["oriented"])])
+    for nothing in ({"ground_truth_status": "maybe"}, {"object_state": "apo"}, {"no_column": True}):
+        assert root.find_objects("picks", metadata=nothing)["picks"] == []
+    having = root.find_objects("runs", having={"picks": {"author": "Ada Lovelace"}})["runs"]
+    assert [run.name for run in having] == ["1001"]
+    ((picks, *_), *more) = root.find_points([0, 0, 0], author="Ada Lovelace")
+    assert (picks.session_id, more) == (str(ids["points"]), [])
+    assert root.find_objects("picks", author="Ada Lovelace", layers="work")["picks"] == []
+
+
+def test_an_index_notices_what_the_portal_and_the_config_say(
+    config: dict[str, Any], tmp_path: Path, ids: dict[str, int], server: PortalServer, s3: S3Server
+) -> None:
+    """Other datasets, other objects, another row of the same id."""
+    root = over_the_portal(config, tmp_path, True)
+    fewer = over_the_portal({**config, "dataset_ids": [10440]}, tmp_path, True)
+    assert [run.name for run in fewer.runs] == ["1001", "1002"]
+    strange = {"name": "strange", "is_particle": True, "label": 9, "identifier": "GO:9999999"}
+    db = {"db_path": str(tmp_path / "index.db"), "auto_index": False}
+    other = stacked(config, tmp_path, db_config=db, pickable_objects=[*OBJECTS, strange])
+    assert len(other.find_objects("picks", object_name="strange")["picks"]) == 1  # the layers are asked
+    row = server.tables["AnnotationFile"][ids["points"]]
+    row["s3Path"] = row["s3Path"].replace("thing", "other")
+    s3.put(fixture.BUCKET, {row["s3Path"].split("/", 3)[3]: fixture.ndjson([fixture.point(9, 9, 9)] * 3)})
+    root.index_all_layers()
+    again = over_the_portal(config, tmp_path, True)
+    assert session_ids(again.find_objects("picks", point_count=3)["picks"]) == [str(ids["points"])]
+
+
+def test_a_file_that_the_portal_lacks_keeps_nobody_from_indexing(
+    config: dict[str, Any], tmp_path: Path, ids: dict[str, int], portal: fixture.Portal
+) -> None:
+    missing = portal.annotation(ids["run"], ids["spacing"], "Point")
+    for by_index in (False, True):
+        root = over_the_portal(config, tmp_path, by_index)
+        assert str(missing) in session_ids(root.find_objects("picks")["picks"])
+        assert str(missing) not in session_ids(root.find_objects("picks", point_count_min=0)["picks"])
+        assert root.search("ribosome")["picks"]
+        assert root.get_summary_statistics()["total"]["points"] == 5
+    assert root.layer_status()["portal"]["problem"] is None
+
+
+def test_finding_what_is_listed_reads_no_file(config: dict[str, Any], tmp_path: Path, s3: S3Server) -> None:
+    db = {"db_path": str(tmp_path / "never made.db"), "auto_index": False}
+    for more in ({}, {"db_config": db}):
+        root = stacked(config, tmp_path, **more)
+        s3.requests.clear()
+        assert len(root.find_objects("picks")["picks"]) == 3
+        assert len(root.find_objects("tomograms", layer="portal")["tomograms"]) == 3
+        assert root.find_objects("picks")["picks"][0].sources == ["portal"]
+        assert s3.requests == []
 
 
 def test_a_change_of_the_portals_is_copied_up(config: dict[str, Any], tmp_path: Path) -> None:
@@ -531,17 +655,21 @@ def test_names_of_generated_objects(portal: fixture.Portal, server: PortalServer
         ("GO:2", "b"),
         ("PDB-4V9D", "c d_e"),
         ("GO:3", ""),
+        ("go:2", "b"),
+        ("GO_2", "b"),
     ):
         portal.annotation(run, spacing, "Point", object_id=identifier, object_name=name)
     made = {item.identifier: item for item in objects_from_datasets([1], url=server.url)}
     assert {key: item.name for key, item in made.items()} == {
         "GO:1": "b",
         "GO:2": "b-go-2",
+        "GO_2": "b-go-2-2",
+        "go:2": "b-go-2-3",
         "GO:3": "go-3",
         "PDB-4V9D": "c-d-e",
     }
     assert made["PDB-4V9D"].pdb_id == "4V9D"
-    assert len({item.color for item in made.values()}) == 4
+    assert len({item.color for item in made.values()}) == 6
 
 
 # Configs
@@ -630,6 +758,19 @@ def test_unknown_datasets(config: dict[str, Any]) -> None:
         _ = root.runs
 
 
+def test_an_index_of_a_project_with_unknown_datasets(config: dict[str, Any], tmp_path: Path) -> None:
+    """It has the other layers, and is tried again."""
+    db = {"db_path": str(tmp_path / "index.db"), "auto_index": False}
+    root = stacked({**config, "dataset_ids": [99999]}, tmp_path, db_config=db)
+    with pytest.raises(LayerError, match=r"layer 'portal': .*has no dataset 99999"):
+        root.index_all_layers()
+    assert root.layer_status()["work"]["indexed"]
+    assert "no dataset 99999" in root.layer_status()["portal"]["problem"]
+    assert _update_if_due(root.layer) == AGAIN_S  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="has no dataset 99999"):
+        root.search("ribosome")
+
+
 def test_the_portal_is_down(config: dict[str, Any], mortal: PortalServer) -> None:
     url = mortal.url
     mortal.close()
@@ -691,6 +832,42 @@ def test_what_was_kept_is_served_while_the_portal_is_down(
     root.refresh()
     assert everything(root) == listed
     assert caplog.text.count("What it said 0.0 hours ago is used") == 2
+
+
+def test_a_run_that_was_refreshed_while_the_portal_is_down(
+    config: dict[str, Any], mortal: PortalServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = copick.from_string(json.dumps(config))
+    run = root.runs[0]
+    mortal.close()
+    run.refresh()
+    assert len(run.picks) == 2
+    assert len(run.voxel_spacings) == 2
+    assert caplog.text.count("What it said 0.0 hours ago is used") == 1
+
+
+def test_datasets_of_a_silent_portal(config: dict[str, Any], server: PortalServer, tmp_path: Path) -> None:
+    from gql.transport.exceptions import TransportConnectionFailed
+
+    portal = CopickRootPortal(CopickConfigPortal(**{**config, "timeout_s": 0.2}))
+    (dataset, _) = portal.datasets
+    server.latency_s = 0.6
+    with pytest.raises(LayerError, match=r"did not answer within timeout_s=0\.2"):
+        _ = portal.datasets
+    with pytest.raises(TransportConnectionFailed, match="timed out"):
+        _ = [*dataset.runs]
+    legacy = copick.from_string(json.dumps({**config, "overlay_root": str(tmp_path)}))
+    server.latency_s = 0
+    assert [each.id for each in legacy.datasets] == [10440, 10441]  # type: ignore[attr-defined]
+
+
+def test_a_portal_that_gives_fewer_rows_than_asked_for(
+    config: dict[str, Any], server: PortalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = PortalServer._page
+    monkeypatch.setattr(PortalServer, "_page", lambda self, *asked: page(self, *asked)[:200])
+    server.add_many("Run", ({"dataset_id": 10441, "name": f"r{at}"} for at in range(997)))
+    assert len(copick.from_string(json.dumps(config)).runs) == 1000
 
 
 def test_what_is_old_is_asked_for_again(config: dict[str, Any], server: PortalServer) -> None:
@@ -765,6 +942,8 @@ def test_rows_that_lack_something(
     server.add("AnnotationFile", annotation_shape_id=shape, format="ndjson", s3_path="s3://x/y")
     portal.annotation(ids["run"], ids["spacing"], "SegmentationMask", file_fields={"format": "mrc"})
     portal.tomogram(ids["run"], ids["spacing"], s3_omezarr_dir=None)
+    for size in (-1.0, 0.0, 0.0004, 1e300):
+        portal.spacing(ids["run"], size)
     root.refresh()
     assert everything(root) == listed
     alone = server.add(  # its voxel size is stated by itself alone
@@ -794,7 +973,7 @@ def test_files_that_are_missing(
     with pytest.raises(NotFoundError, match=r"s3://cryoet-portal/.*zarr has no array '0'"):
         missing.numpy()
     (picks,) = run.get_picks(session_id=str(points))
-    with pytest.raises(LayerError, match=r"the portal lists s3://.*ndjson, but it is not there"):
+    with pytest.raises(NotFoundError, match=r"the portal lists s3://.*ndjson, but it is not there"):
         _ = picks.points
     assert len(run.picks[0].points) == 2
 

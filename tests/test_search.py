@@ -191,6 +191,25 @@ def test_what_cannot_be_asked(project: CopickRoot) -> None:
             project.search(text)
     with pytest.raises(NotFoundError, match="there is no layer 'nope'"):
         project.find_objects(layers="nope")
+    for limit in (-1, 1.5):
+        with pytest.raises(ValueError, match="expected a whole number of things"):
+            project.find_objects("picks", limit=limit)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="expected a whole number of things"):
+            project.search("alice", limit=limit)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected a dict of criteria"):
+        project.find_objects(having={"picks": "alice"})
+    with pytest.raises(ValueError, match=r"object 'ribosome' lies in no run; .*find_objects\(object_name="):
+        project.find_related(project.pickable_objects[0])
+
+
+def test_none_is_any(project: CopickRoot) -> None:
+    assert counts(project.find_objects("picks", user_id=None, layer=None, point_count_min=None)) == {
+        "picks": 7
+    }
+    assert counts(project.find_objects("runs", having={"picks": None}, metadata=None)) == {"runs": 3}
+    assert counts(project.find_objects("picks", author=None, metadata={"x": None}, user_id="alice")) == {
+        "picks": 4
+    }
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,11 @@ class CopickConfigCDP(CopickConfigOverlay):
     """Read and kept; changes nothing."""
 
     @property
+    def timeout_s(self) -> float:
+        """As in `CopickConfigPortal`."""
+        return float(CopickConfigPortal.model_fields["timeout_s"].default)
+
+    @property
     def stack(self) -> list[LayerConfig]:
         stated = {
             "layer_name": PORTAL,

@@ -22,7 +22,14 @@ from copick.errors import FormatError
 from copick.util.escape import check_clean
 from copick.util.words import nearest
 
-VoxelSize = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+def _size(size: float) -> float:
+    if round(size, 3) <= 0:  # what is compared and stands in names
+        raise ValueError(f"a voxel of {size} is too small; sizes have three decimals")
+    return size
+
+
+VoxelSize = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_size)]
 """Edge of a cubic voxel in ångström."""
 
 PORTAL_USER = "data-portal"

@@ -135,6 +135,16 @@ def find(
     _show(found, as_json)
 
 
+_OPTIONS = {
+    "limit": "use --limit",
+    "object_types": "use --type",
+    "layers": "use layer=NAME for what a layer holds",
+    "having": "only Python can ask for that",
+    "metadata": "use metadata.KEY=VALUE",
+}
+"""Arguments of `find_objects` that are no fields."""
+
+
 def _criteria(given: tuple[str, ...]) -> dict[str, Any]:
     """FIELD=VALUE arguments as keywords of `find_objects`. Raises UsageError."""
     found: dict[str, Any] = {}
@@ -143,6 +153,8 @@ def _criteria(given: tuple[str, ...]) -> dict[str, Any]:
         field, mark, value = text.partition("=")
         if not mark or not field:
             raise click.UsageError(f"{text!r}: expected FIELD=VALUE")
+        if field in _OPTIONS:
+            raise click.UsageError(f"{text!r}: that is no field; {_OPTIONS[field]}")
         if field.startswith("metadata."):
             metadata.setdefault(field.partition(".")[2], []).extend({value, _value(value)})
         elif field.endswith(("_min", "_max")):

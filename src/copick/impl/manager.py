@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from copick.errors import NotFoundError
@@ -19,6 +18,7 @@ from copick.models import (
     CopickTomogram,
     CopickVoxelSpacing,
 )
+from copick.util.lazy import lazy
 from copick.util.words import nearest
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class LayerManager:
 class RootOfLayers(CopickRoot):
     """A project that gives its layers as roots of their own."""
 
-    @cached_property
+    @lazy
     def layer_manager(self) -> LayerManager:
         """The layers, each as a root of its own."""
         return LayerManager(self.config, self.layer)  # type: ignore[arg-type]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from copick.index.rows import COLUMN, clean, key_of, key_values, run_of
 from copick.index.schema import encoded
-from copick.index.things import TYPE_OF, TYPES, Held, Thing, Wanted
-from copick.index.writer import COLUMN, clean, key_of, key_values
+from copick.index.things import AUTHORS, TYPE_OF, TYPES, Held, Thing, Wanted
 from copick.kinds import CHILDREN, KINDS, OBJECT, RUN, Kind, Ref, kind_named
 
 if TYPE_CHECKING:
@@ -114,8 +115,14 @@ class Reader:
 
     def __init__(self, database: Database, layers: Sequence[Layer], members: Mapping[str, Layer]) -> None:
         self.database = database
-        self.places = {layer.name: layer.location for layer in layers}
+        self._leaves = tuple(layers)
+        self._sources = {layer.name: layer.source for layer in layers}
         self._members = members
+
+    @property
+    def places(self) -> dict[str, str]:
+        """What each layer shows, by name: what is in the config may change."""
+        return {layer.name: layer.content for layer in self._leaves}
 
     def members(self, names: Iterable[str]) -> tuple[Layer, ...]:
         """The layers of the stack that these are, or belong to."""
@@ -125,14 +132,15 @@ class Reader:
         """Ids and names of the stack's layers, highest first. Raises LayerError if one was never looked at completely."""
         rows = db.execute("SELECT name, location, id FROM layers WHERE scanned IS NOT NULL")
         ids = {(name, location): id for name, location, id in rows}
-        for place in self.places.items():
+        places = self.places
+        for place in places.items():
             if place not in ids:
                 from copick.errors import LayerError
 
                 raise LayerError(
                     f"the index {self.database.path} does not know layer {place[0]!r} yet; run: copick index update"
                 )
-        return {ids[place]: place[0] for place in self.places.items()}
+        return {ids[place]: place[0] for place in places.items()}
 
     def scanned(self) -> float:
         """When the layer that was not looked at for the longest time was; seconds since 1970."""
@@ -160,6 +168,12 @@ class Reader:
         with self.database.reading() as db:
             found = self._under(db, self.layers(db), kind, "e.parent = 0", (), {0: None})
         return found.get((None, kind), Listing([], {}))
+
+    def alone(self, run: str) -> Listing:
+        """A run by that name, if there is one."""
+        with self.database.reading() as db:
+            found = self._under(db, self.layers(db), RUN, "e.parent = 0 AND e.run = ?", (run,), {0: None})
+        return found.get((None, RUN), Listing([], {}))
 
     def inside(self, first: str, last: str) -> Listings:
         """What lies in the runs from `first` to `last`."""
@@ -211,12 +225,12 @@ class Reader:
                 group = groups[row[1]] = known[row[1]], Listing([], {})
             parent, (entries, holding) = group
             ref = Ref._make((kind, key_of(kind, row[2:-2]), parent))
-            meta = None if row[-1] is None else _meta(ref, row[-1:])
+            meta = None if row[-1] is None else self._meta(ref, [(layers[row[-2]], row[-1])])
             holders = alone[row[-2]]
             if id in several:
                 by_layer = {layer: listed for *_, layer, listed in several[id]}
                 named = [layer for layer in layers if layer in by_layer]
-                meta = _meta(ref, [by_layer[layer] for layer in named])
+                meta = self._meta(ref, [(layers[layer], by_layer[layer]) for layer in named])
                 holders = self.members([layers[layer] for layer in named])
             entries.append((ref, meta))
             holding[ref] = holders
@@ -226,6 +240,18 @@ class Reader:
             if len(listing.entries) > 1:
                 listing.entries.sort(key=_values)
         return {(parent, kind): listing for parent, listing in groups.values()}
+
+    def _meta(self, ref: Ref, listed: Iterable[tuple[str, Any]]) -> Meta | None:
+        """What listings say of an entity: names of layers, highest first, and what each says beyond the key, if anything."""
+        known = {**dict(zip(ref.kind.identity, ref.values, strict=True)), **ref.kind.fixed}
+        found: Meta | None = None
+        for at, (name, text) in enumerate(listed):
+            if text:
+                said = text if isinstance(text, dict) else json.loads(text)
+                meta = self._sources[name].meta_of(ref.kind, {**said, **known})
+                first = ref.kind.meta_of(ref.values) if at and found is None else found
+                found = meta if first is None else first.filled(meta)
+        return found
 
     # Finding
 
@@ -317,7 +343,9 @@ class Reader:
         for row in rows:
             found = sorted(held[row.id], key=lambda each: each[0])
             if found and self._is_reached(db, row, layers):
-                yield Thing(ref_of(row), [one for _, one in found])
+                ref, all_held = ref_of(row), [one for _, one in found]
+                told = [(each.layer, each.listed) for each in all_held]
+                yield Thing(ref, all_held, meta=partial(self._meta, ref, told))
 
     def _is_reached(self, db: sqlite3.Connection, row: Row, layers: Mapping[int, str]) -> bool:
         """Whether a layer holds what it lies beside: else nobody comes by."""
@@ -401,16 +429,6 @@ def _values(entry: Entry) -> tuple[Value, ...]:
     return entry[0].values
 
 
-def _meta(ref: Ref, listed: Sequence[str | None]) -> Meta | None:
-    if not any(listed):
-        return None
-    known = dict(zip(ref.kind.identity, ref.values, strict=True))
-    said: dict[str, Any] = {}
-    for text in reversed(listed):
-        said.update(json.loads(text) if text else {})
-    return ref.kind.meta(**{**said, **known, **ref.kind.fixed})
-
-
 def _is_held(layers: Collection[int], runs: Collection[str] | None) -> tuple[str, list[Any]]:
     """That one of these layers holds an entity, and what it lies beside."""
     marks = ", ".join(map(str, layers))
@@ -476,17 +494,25 @@ def _conditions(
         add(f"EXISTS (SELECT 1 FROM holdings WHERE entity = e.id AND layer IN ({_marks(ids)}))", ids)
     if wanted.authors is not None:
         people = [clean(author) for author in wanted.authors]
+        known, there = _in_runs_of(wanted.known.get(AUTHORS, ()))
         add(
-            f"e.id IN (SELECT entity FROM facts WHERE value IN ({_marks(people)}) AND key LIKE '%author%')",
-            people,
+            f"({known} OR e.id IN "
+            f"(SELECT entity FROM facts WHERE value IN ({_marks(people)}) AND key LIKE '%author%'))",
+            [*there, *people],
         )
     for key, accepted in wanted.metadata.items():
         told = [clean(value) for value in accepted]
+        known, there = _in_runs_of(wanted.known.get(key, ()))
         add(
-            f"e.id IN (SELECT entity FROM facts WHERE key = ? AND value IN ({_marks(told)}))",
-            (clean(key), *told),
+            f"({known} OR e.id IN (SELECT entity FROM facts WHERE key = ? AND value IN ({_marks(told)})))",
+            [*there, clean(key), *told],
         )
     return " AND ".join(conditions), values
+
+
+def _in_runs_of(refs: Iterable[Ref]) -> tuple[str, list[Any]]:
+    runs = sorted({run_of(ref) for ref in refs})
+    return f"e.run IN ({_marks(runs)})", runs
 
 
 def _column(kind: Kind, field: str) -> str | None:

@@ -10,16 +10,17 @@ its own connection and leaves its parent's alone. A file that was replaced under
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sqlite3
-import threading
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from copick.errors import LayerError
+from copick.util import gates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,8 @@ APPLICATION = 0x636F706B
 """Marks the file as ours in its header: nothing else is ever replaced."""
 PATIENCE_S = 5.0
 """How long a writer waits for another process."""
+LAST_S = 1.0
+"""So long a connection that nobody needs waits until no thread is inside SQLite; else it stays open."""
 CACHE_KIB = 16384
 
 TABLES = """
@@ -79,28 +82,16 @@ CREATE TABLE lease (id INTEGER PRIMARY KEY CHECK (id = 1), holder TEXT NOT NULL,
 FAILURES = (sqlite3.Error, OSError, ValueError, TypeError, KeyError, OverflowError)
 """What a damaged database raises: sqlite3 fails to decode even its own error texts, and rows may hold anything."""
 
-# No thread is inside SQLite while a process forks: its locks would never be let go in the child.
-_gate = threading.RLock()
-_inherited: list[Any] = []
-
-
-def _after_fork_in_child() -> None:
-    global _gate
-    _gate = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=lambda: _gate.acquire(),
-        after_in_parent=lambda: _gate.release(),
-        after_in_child=_after_fork_in_child,
-    )
+_left_open: list[Any] = []
 
 
 def _is_damage(error: BaseException) -> bool:
-    """Whether the file is not what SQLite wrote. Locked, full, read-only and the like are OperationalErrors."""
-    missing = isinstance(error, sqlite3.OperationalError) and "no such" in str(error)
-    return missing or not isinstance(error, sqlite3.OperationalError | OSError)
+    """Whether the file is not what we wrote. Locked, full, read-only and the like are OperationalErrors."""
+    if isinstance(error, sqlite3.OperationalError):
+        return "no such" in str(error)
+    if isinstance(error, sqlite3.ProgrammingError):  # a connection that was closed, and the like
+        return False
+    return isinstance(error, sqlite3.DatabaseError | UnicodeError | json.JSONDecodeError)
 
 
 def encoded(word: str) -> str:
@@ -121,11 +112,16 @@ class _Open(NamedTuple):
 
 
 def _let_go(pid: int, db: sqlite3.Connection) -> None:
-    if pid == os.getpid():
-        with contextlib.suppress(sqlite3.Error):
+    # At the end of the interpreter a daemon thread may be inside SQLite: closing what it uses there kills the process.
+    if pid == os.getpid() and gates.index.acquire(timeout=LAST_S):
+        try:
             db.close()
-    else:  # closing it would let go of the parent's locks
-        _inherited.append(db)
+        except sqlite3.Error:
+            pass
+        finally:
+            gates.index.release()
+    else:  # of a parent: closing it would let go of its locks
+        _left_open.append(db)
 
 
 class Database:
@@ -156,7 +152,7 @@ class Database:
         Raises:
             LayerError: There is no index, or it cannot be read; the text says why.
         """
-        with _gate, self._explained():
+        with gates.index, self._explained():
             db = self._connection(write=False)
             if db.in_transaction:  # of this thread: it sees its own state
                 yield db
@@ -177,7 +173,7 @@ class Database:
         Raises:
             LayerError: It cannot be written; the text says why.
         """
-        with _gate, self._explained():
+        with gates.index, self._explained():
             db = self._connection(write=True, create=create)
             if db.in_transaction:
                 yield db
@@ -191,7 +187,7 @@ class Database:
             db.execute("COMMIT")
 
     def close(self) -> None:
-        with _gate:
+        with gates.index:
             self._close()
 
     def size(self) -> int:
@@ -200,7 +196,7 @@ class Database:
 
     def version(self) -> tuple[int, ...]:
         """Changes when anybody writes. Raises as `reading` does."""
-        with _gate, self._explained():
+        with gates.index, self._explained():
             db = self._connection(write=False)
             return id(db), db.total_changes, int(db.execute("PRAGMA data_version").fetchone()[0])
 
@@ -232,7 +228,12 @@ class Database:
         if (known := self._open) is not None:
             if file == known.file and status.st_size < known.size:
                 self._damaged = file
-            elif known.pid == os.getpid() and file == known.file and known.writable >= write:
+            elif (
+                known.closing.alive  # else it was closed at the end of the interpreter
+                and known.pid == os.getpid()
+                and file == known.file
+                and known.writable >= write
+            ):
                 return known.db
             self._close()
         if file is None and not create:

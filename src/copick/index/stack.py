@@ -10,11 +10,12 @@ import weakref
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from copick.errors import LayerError
+from copick.errors import CopickError, LayerError
 from copick.index.reader import Listing, Listings, Reader
+from copick.index.rows import run_of
 from copick.index.schema import Database
 from copick.index.things import leaves
-from copick.index.writer import Writer, run_of
+from copick.index.writer import Writer
 from copick.kinds import RUN
 from copick.layers.stack import LayerStack
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from copick.config import CopickConfigSQLiteDB
     from copick.kinds import Kind, Ref
     from copick.layers.layer import Entry, Layer
+    from copick.meta import Meta
 
 logger = logging.getLogger("copick.index")
 
@@ -109,6 +111,15 @@ class IndexedStack(LayerStack):
             return super().entries(parent, kind)
         self._holding[parent, kind] = found.holding
         return found.entries
+
+    def listed(self, ref: Ref) -> Meta | None:
+        if ref.kind is not RUN or self._in_doubt(None, RUN):
+            return super().listed(ref)
+        try:
+            return next((meta for _, meta in self.reader.alone(str(ref.values[0])).entries), None)
+        except LayerError as error:
+            self.complain(error)
+            return super().listed(ref)
 
     def remember(self, ref: Ref, names: Iterable[str]) -> None:
         """That these layers hold `ref`, as the index says: nobody asks them again."""
@@ -224,11 +235,28 @@ class IndexedStack(LayerStack):
         self._forget_read()
         self._complained = False
 
+    def renew(self, names: Iterable[str] | None = None, *, full: bool = False, workers: int = 8) -> None:
+        """Forget what is known of layers, None = all, and have the index look at them at once. Raises LayerError."""
+        chosen = None if names is None else [*names]
+        if chosen is None:
+            super().refresh()
+        else:
+            self._holding.clear()
+            for name in chosen:
+                self[name].refresh()
+        try:
+            self.update(chosen, full=full, workers=workers)
+        except LayerError:
+            self._doubt(None)
+            raise
+
     def complain(self, error: Exception) -> None:
         """Say once that the index is of no use at present."""
         if not self._complained:
             self._complained = True
-            logger.warning("the layers are asked instead of the index: %s", error)
+            logger.warning(
+                "the layers are asked instead of the index: %s", str(error)
+            )  # the error would keep the stack
 
     def watch(self) -> None:
         """Start looking for changes in the background, if the config says so."""
@@ -243,6 +271,8 @@ class _Watch:
         self._stack = weakref.ref(stack)
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        weakref.finalize(stack, _end, self._pid, self._ended)
 
     def start(self) -> None:
         if self._thread is None and self._pid == os.getpid():
@@ -255,7 +285,13 @@ class _Watch:
             del stack
             if pause is None:
                 return
-            time.sleep(pause)
+            if self._ended.wait(pause):
+                return
+
+
+def _end(pid: int, ended: threading.Event) -> None:
+    if pid == os.getpid():  # the lock of an event may have been taken when its process forked
+        ended.set()
 
 
 def _update_if_due(stack: IndexedStack) -> float | None:
@@ -274,7 +310,7 @@ def _update_if_due(stack: IndexedStack) -> float | None:
         if not stack.writer.lease():
             return AGAIN_S
         stack.update(workers=1, pace=PACE)
-    except LayerError as error:
+    except CopickError as error:
         stack.complain(error)
         return AGAIN_S
     return interval or None

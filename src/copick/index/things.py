@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,10 +29,11 @@ from copick.kinds import (
 from copick.layers.stack import LayerStack
 from copick.layers.transfer import said as read_document
 from copick.meta import CopickPicksFile
+from copick.util.lazy import lazy
 from copick.util.segmentation import segmentation_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -55,6 +56,8 @@ TYPES: Mapping[str, tuple[Kind, ...]] = {
 """The kinds of each type of thing that lies in runs."""
 TYPE_OF: Mapping[Kind, str] = {kind: name for name, kinds in TYPES.items() for kind in kinds}
 
+AUTHORS = "authors"
+"""What the authors of a thing are asked for by: see `Layer.matching`."""
 AXES = ("nz", "ny", "nx")
 """Voxels along each axis of the finest level."""
 CONTENT = {"description", "point_count", "dtype", *AXES}
@@ -80,6 +83,8 @@ class Held(NamedTuple):
     shape: tuple[int, ...] | None = None
     """Of arrays: of the finest level."""
     dtype: str | None = None
+    problem: str | None = None
+    """Why its file could not be read; then that says nothing."""
 
 
 def leaves(layer: Layer) -> list[Layer]:
@@ -90,11 +95,7 @@ def leaves(layer: Layer) -> list[Layer]:
 
 
 def describe(layer: Layer, ref: Ref, meta: Meta) -> Held:
-    """What a layer says of an entity that it lists as `meta`. What cannot be understood says nothing.
-
-    Raises:
-        LayerError: The place could not be asked.
-    """
+    """What a layer says of an entity that it lists as `meta`. What cannot be read or understood says nothing."""
     held = Held(layer.name, beyond_key(ref.kind, meta), {})
     try:
         if ref.kind.payload == "folder":
@@ -111,6 +112,8 @@ def describe(layer: Layer, ref: Ref, meta: Meta) -> Held:
             return held._replace(shape=shape, dtype=dtype)
     except (NotFoundError, FormatError):
         pass
+    except CopickError as error:  # of this file alone: the layer lists it
+        return held._replace(problem=str(error))
     return held
 
 
@@ -174,6 +177,8 @@ class Wanted(NamedTuple):
     """One of these is an author of it."""
     metadata: Mapping[str, set[Any]] = {}
     """Metadata key → values, one of which it has."""
+    known: Mapping[str, Collection[Ref]] = {}
+    """Metadata key, or `AUTHORS` → what layers found by it that they alone could (`Layer.found_by`)."""
 
     def matches(self, thing: Thing) -> bool:
         for field, accepted in self.exact.items():
@@ -186,9 +191,14 @@ class Wanted(NamedTuple):
                 return False
         if self.layers is not None and not self.layers.intersection(thing.sources):
             return False
-        if self.authors is not None and not thing.is_by(self.authors):
+        if self.authors is not None and not self._is_known(thing, AUTHORS) and not thing.is_by(self.authors):
             return False
-        return all(thing.says(key, accepted) for key, accepted in self.metadata.items())
+        return all(
+            self._is_known(thing, key) or thing.says(key, accepted) for key, accepted in self.metadata.items()
+        )
+
+    def _is_known(self, thing: Thing, key: str) -> bool:
+        return thing.ref in self.known.get(key, ())
 
 
 class Thing:
@@ -196,18 +206,27 @@ class Thing:
 
     Args:
         held: What each of them says, highest first; asked for when it is needed.
+        sources: The names of these layers, where they are known without asking what they say.
+        meta: What listings say of it; None: no more than the address does.
     """
 
-    def __init__(self, ref: Ref, held: Iterable[Held]) -> None:
+    def __init__(
+        self,
+        ref: Ref,
+        held: Iterable[Held],
+        *,
+        sources: Callable[[], Sequence[str]] | None = None,
+        meta: Callable[[], Meta | None] | None = None,
+    ) -> None:
         self.ref = ref
         self.type = TYPE_OF[ref.kind]
-        self._held = held
+        self._held, self._sources, self._meta = held, sources, meta
 
-    @cached_property
+    @lazy
     def held(self) -> list[Held]:
         return list(self._held)
 
-    @cached_property
+    @lazy
     def run(self) -> str:
         return str(next(self.ref.walk()).values[0])
 
@@ -216,7 +235,7 @@ class Thing:
         """Things in this order are as the tree lists them."""
         return tuple(part for ref in self.ref.walk() for part in (_ORDER[ref.kind], ref.values))
 
-    @cached_property
+    @lazy
     def names(self) -> dict[str, Any]:
         """The fields that its address tells."""
         found: dict[str, Any] = {}
@@ -234,7 +253,7 @@ class Thing:
             found["segmentation_type"] = segmentation_type(*flags)
         return found
 
-    @cached_property
+    @lazy
     def metadata(self) -> dict[str, Any]:
         """What is said of it: in listings and in the documents of folders by any layer, in other documents by the highest."""
         found = {key: value for held in reversed(self.held) for key, value in held.listed.items()}
@@ -263,10 +282,15 @@ class Thing:
             return dict(zip(AXES[3 - len(space) :], space, strict=True)).get(field)
         return first.dtype if field == "dtype" else None
 
-    @property
+    @lazy
     def sources(self) -> tuple[str, ...]:
         """The layers that hold it, highest first."""
-        return tuple(held.layer for held in self.held)
+        return tuple(held.layer for held in self.held) if self._sources is None else tuple(self._sources())
+
+    @property
+    def meta(self) -> Meta | None:
+        """What listings say of it; None: no more than the address does."""
+        return None if self._meta is None else self._meta()
 
     def says(self, key: str, accepted: set[Any]) -> bool:
         """Whether its metadata have one of these values under a key; nested keys are joined by dots."""

@@ -3,8 +3,8 @@
 What tells of a change is a stamp for each file (see `Layer.stamps`) and a digest of all stamps of a run. A scan looks at each
 run of each layer: an equal digest ends it; else the run is listed, and what has another stamp is read.
 
-A scan reads without holding up anybody, so meanwhile somebody may write: `changes` counts the changes that went through copick. If
-it is another one when the scan has its result, the run is looked at again, now alone.
+Layers are read without holding up anybody, so meanwhile somebody may write: `changes` counts the changes of a run that went through
+copick. If it is another one when there is a result, it is looked for again; after a few times alone, while others wait.
 """
 
 from __future__ import annotations
@@ -20,10 +20,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from copick.errors import CopickError, FormatError, LayerError
+import numpy as np
+
+from copick.errors import CopickError, LayerError
+from copick.index.looks import Failures, Found, file_name, find, look_at
+from copick.index.rows import (
+    KEY,
+    all_ids,
+    clean,
+    drop_orphans,
+    held_rows,
+    key_row,
+    name_of,
+    run_of,
+)
 from copick.index.schema import encoded
-from copick.index.things import Held, Thing, describe, facts, split_words
-from copick.kinds import CHILDREN, FEATURES, KINDS, OBJECT, RUN, TOMOGRAM, Kind, Ref, kind_named, normal
+from copick.index.things import Held, Thing, facts, split_words
+from copick.kinds import CHILDREN, FEATURES, OBJECT, RUN, TOMOGRAM, Kind, Ref, normal
 from copick.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -31,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from copick.index.schema import Database
-    from copick.kinds import Value
     from copick.layers.layer import Layer
     from copick.meta import Meta
 
@@ -41,56 +53,8 @@ BATCH = 64
 """Runs that are written in one go."""
 LEASE_S = 60.0
 """After so long without a word of it, a process that scans counts as dead."""
-
-COLUMN = {
-    "name": "name",
-    "tomo_type": "name",
-    "feature_type": "name",
-    "pickable_object_name": "name",
-    "user_id": "user",
-    "session_id": "session",
-    "voxel_size": "size",
-    "is_multilabel": "flag",
-}
-"""Where the fields of a key stand in `entities`."""
-KEY = ("name", "user", "session", "size", "flag")
-_EMPTY = {"name": "", "user": "", "session": "", "size": 0.0, "flag": 0}
-
-
-def key_row(ref: Ref) -> tuple[Value, ...]:
-    """What `entities` says of a key, in the order of `KEY`."""
-    row = dict(_EMPTY)
-    for field, value in zip(ref.kind.identity, ref.values, strict=True):
-        row[COLUMN[field]] = int(value) if isinstance(value, bool) else value
-    return tuple(row[column] for column in KEY)  # type: ignore[misc]
-
-
-_AT = {kind: [KEY.index(COLUMN[field]) for field in kind.identity] for kind in KINDS}
-
-
-def key_values(kind: Kind, row: Sequence[Any]) -> tuple[Value, ...]:
-    """The key that a row with the columns of `KEY` stands for."""
-    return key_of(kind, tuple([row[at] for at in _AT[kind]]))
-
-
-def key_of(kind: Kind, values: tuple[Any, ...]) -> tuple[Value, ...]:
-    """The key that the values of its columns stand for."""
-    return (*values[:-1], bool(values[-1])) if kind.flags else values
-
-
-def clean(text: Any) -> Any:
-    """Text that SQLite takes: file names and JSON may hold halves of characters."""
-    return text.encode("utf-8", "replace").decode() if isinstance(text, str) else text
-
-
-class Found(NamedTuple):
-    """An entity that a layer holds."""
-
-    stamp: str | None
-    held: Held | None
-    """None: it is as it was."""
-    file: str | None = None
-    """What it is called there if we would call it otherwise."""
+TRIES = 3
+"""How often something is looked at beside others who write there."""
 
 
 class Look(NamedTuple):
@@ -112,12 +76,24 @@ class Known(NamedTuple):
     changes: int
 
 
+class Noted(NamedTuple):
+    """What the index says of a run in a layer that somebody has just written to."""
+
+    layer_id: int
+    changes: int
+    held: dict[Ref, int]
+
+    def folders(self) -> set[Ref]:
+        return {each for each in self.held if each.kind.payload == "folder"}
+
+
 class Writer:
     """The only one who writes an index."""
 
     def __init__(self, database: Database, layers: Sequence[Layer]) -> None:
         self.database, self.layers = database, tuple(layers)
         self._words: set[str] = set()  # that this transaction put into the vocabulary
+        self._leased = 0.0
 
     # Scans
 
@@ -148,15 +124,18 @@ class Writer:
                 self._register(db, layer)
         failed = []
         for layer in wanted:
-            began = time.time()
+            began, failures = time.time(), Failures()
             try:
-                self._scan(layer, run, full, workers, pace)
-            except LayerError as error:
+                self._scan(layer, run, full, workers, pace, failures)
+            except CopickError as error:
                 failed.append(f"layer {layer.name!r}: {error}")
                 self._note(layer, problem=str(error))
             else:
+                problem = str(failures) or None
+                if problem:
+                    logger.warning("layer %r: %s", layer.name, problem)
                 if run is None:
-                    self._note(layer, scanned=began, took=time.time() - began, problem=None)
+                    self._note(layer, scanned=began, took=time.time() - began, problem=problem)
         if failed:
             raise LayerError("; ".join(failed))
 
@@ -174,27 +153,39 @@ class Writer:
             if row is not None and row[0] != holder and now < row[1] < now + 2 * LEASE_S:
                 return False
             db.execute("INSERT OR REPLACE INTO lease VALUES (1, ?, ?)", (holder, now + LEASE_S))
+            self._leased = now
             return True
+
+    def _renew(self) -> None:
+        """Go on being the process that scans, if this is it."""
+        if self._leased and not 0 <= time.time() - self._leased < LEASE_S / 4:
+            self.lease()
+
+    def _rest(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, LEASE_S / 4))
+            self._renew()
 
     def _register(self, db: sqlite3.Connection, layer: Layer) -> None:
         """Make the layer known. What was known of another place under this name is dropped."""
         row = db.execute("SELECT id, location FROM layers WHERE name = ?", (layer.name,)).fetchone()
-        if row is not None and row[1] != layer.location:
+        if row is not None and row[1] != layer.content:
             for table in ("holdings", "facts", "points", "runs"):
                 db.execute(f"DELETE FROM {table} WHERE layer = ?", (row[0],))
             db.execute("DELETE FROM layers WHERE id = ?", (row[0],))
             for (run,) in db.execute("SELECT DISTINCT run FROM entities").fetchall():
-                _drop_orphans(db, run)
-        db.execute(
-            "INSERT OR IGNORE INTO layers (name, location) VALUES (?, ?)", (layer.name, layer.location)
-        )
+                drop_orphans(db, run)
+        db.execute("INSERT OR IGNORE INTO layers (name, location) VALUES (?, ?)", (layer.name, layer.content))
 
     def _note(self, layer: Layer, **fields: Any) -> None:
         told = ", ".join(f"{name} = :{name}" for name in fields)
         with self._writing() as db:
             db.execute(f"UPDATE layers SET {told} WHERE name = :layer", {**fields, "layer": layer.name})
 
-    def _scan(self, layer: Layer, run: str | None, full: bool, workers: int, pace: float) -> None:
+    def _scan(
+        self, layer: Layer, run: str | None, full: bool, workers: int, pace: float, failures: Failures
+    ) -> None:
         source = layer.source
         source.refresh()
         stamps = source.stamps(None, RUN) or {}
@@ -210,20 +201,18 @@ class Writer:
         ):
             for batch in batches:
                 began = time.monotonic()
-                known = self._known(layer, [_name(ref) for ref in batch])
+                known = self._known(layer, [name_of(ref) for ref in batch])
 
                 def look(ref: Ref | None, known: Mapping[str, Known] = known) -> Look:
-                    stamp = stamps.get(_file_name(ref)) if ref else ""
-                    meta = metas[ref] if ref else None
-                    return self._look(layer, ref, known.get(_name(ref), Known(None, 0)), stamp, full, meta)
+                    stamp = stamps.get(file_name(ref)) if ref else ""
+                    meta, before = metas[ref] if ref else None, known.get(name_of(ref), Known(None, 0))
+                    return self._look(layer, ref, before, stamp, full, meta, failures)
 
                 looks = [*(pool.map(look, batch) if workers > 1 else map(look, batch))]
                 if any(each.found is not None for each in looks):
                     self._write(layer, looks)
                 progress.step(len(batch))
-                if pace:
-                    time.sleep(pace * (time.monotonic() - began))
-                    self.lease()
+                self._rest(pace * (time.monotonic() - began))
 
     def _known(self, layer: Layer, runs: Sequence[str]) -> dict[str, Known]:
         marks = ",".join("?" * len(runs))
@@ -243,9 +232,10 @@ class Writer:
         stamp: str | None,
         full: bool,
         meta: Meta | None = None,
+        failures: Failures | None = None,
     ) -> Look:
         """What a layer has of a run now. `stamp`, `meta`: of the run itself."""
-        source, name = layer.source, _name(run)
+        source, name = layer.source, name_of(run)
         digest, stamps = hashlib.blake2b(str(stamp).encode(), digest_size=16), {}
         told = stamp is not None
         places = [*self._places(run)]
@@ -257,14 +247,24 @@ class Writer:
         fresh = digest.hexdigest() if told else None
         if fresh is not None and fresh == known.digest and not full:
             return Look(layer.name, name, fresh, None, known.changes)
-        before = {} if full else self._stamps(layer, name)
+        before = self._stamps(layer, name)
         result: dict[Ref, Found] = {}
+
+        def look(ref: Ref, stamp: str | None, meta: Meta | None) -> None:
+            self._renew()
+            began = time.monotonic()
+            result[ref] = each = find(source, ref, stamp, before, meta, full)
+            if each.problem is not None and failures is not None:
+                failures.add(each.problem, time.monotonic() - began)
+
         if run is not None:
-            result[run] = _found(source, run, stamp, before, meta)
+            look(run, stamp, meta)
         for parent, kind in places:
             for child in source.list(parent, kind):
                 ref = kind.ref(child, parent)
-                result[ref] = _found(source, ref, stamps[parent, kind].get(_file_name(ref)), before, child)
+                look(ref, stamps[parent, kind].get(file_name(ref)), child)
+        if any(each.problem is not None for each in result.values()):
+            fresh = None
         if any(each.held is not None for each in result.values()) and layer is not source:
             layer.refresh(run)  # a cache may have what was there before
         return Look(layer.name, name, fresh, result, known.changes)
@@ -287,19 +287,34 @@ class Writer:
 
     def _stamps(self, layer: Layer, run: str) -> dict[Ref, str | None]:
         with self.database.reading() as db:
-            return {ref: stamp for ref, _, stamp in _rows(db, layer.name, run)}
+            return {ref: stamp for ref, _, stamp in held_rows(db, layer.name, run)}
 
     # Writing
 
     def _write(self, layer: Layer, looks: Sequence[Look]) -> None:
-        with self._writing() as db:
+        for _ in range(TRIES):
+            looks = self._write_what_stands(layer, looks)
+            if not looks:
+                return
+            known = self._known(layer, [look.run for look in looks])
+            looks = [self._look_again(layer, look.run, known.get(look.run, Known(None, 0))) for look in looks]
+        with self._writing() as db:  # somebody writes there all the time: nobody does now
             known = self._known(layer, [look.run for look in looks])
             for look in looks:
                 now = known.get(look.run, Known(None, 0))
-                if look.found is not None and now.changes == look.changes:
+                self._apply(db, layer, self._look_again(layer, look.run, now))
+
+    def _write_what_stands(self, layer: Layer, looks: Sequence[Look]) -> list[Look]:
+        """Write what was found; those of runs that somebody wrote to meanwhile are given back."""
+        late = []
+        with self._writing() as db:
+            known = self._known(layer, [look.run for look in looks])
+            for look in looks:
+                if look.found is not None and known.get(look.run, Known(None, 0)).changes == look.changes:
                     self._apply(db, layer, look)
-                elif look.found is not None:  # somebody wrote meanwhile: nobody does now
-                    self._apply(db, layer, self._look_again(layer, look.run, now))
+                elif look.found is not None:
+                    late.append(look)
+        return late
 
     def _look_again(self, layer: Layer, run: str, known: Known) -> Look:
         source = layer.source
@@ -319,8 +334,11 @@ class Writer:
             )
             gone = [name for (name,) in rows if name not in names and run in (None, name)]
         for name in gone:
+            known = self._known(layer, [name])
+            if layer.source.exists(Ref(RUN, (name,))):
+                continue
             with self._writing() as db:
-                if not layer.source.exists(Ref(RUN, (name,))):  # nor was it made meanwhile
+                if self._known(layer, [name]) == known:  # nor was it made meanwhile
                     self._apply(db, layer, Look(layer.name, name, None, {}, 0))
                     db.execute(
                         "DELETE FROM runs WHERE run = ? AND layer = (SELECT id FROM layers WHERE name = ?)",
@@ -331,27 +349,27 @@ class Writer:
         """Make the index say of a run in a layer what a look at it found."""
         (layer_id,) = db.execute("SELECT id FROM layers WHERE name = ?", (layer.name,)).fetchone()
         assert look.found is not None
-        before = {ref: id for ref, id, _ in _rows(db, layer.name, look.run)}
+        before = {ref: id for ref, id, _ in held_rows(db, layer.name, look.run)}
         for ref, id in before.items():
             if ref not in look.found:
                 self._remove(db, id, layer_id)
         self._put(db, layer_id, look.run, look.found)
         if before.keys() - look.found.keys():
-            _drop_orphans(db, look.run)
+            drop_orphans(db, look.run)
         db.execute(
             "INSERT INTO runs VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET digest = excluded.digest",
             (look.run, layer_id, look.digest, look.changes),
         )
 
     def _put(self, db: sqlite3.Connection, layer_id: int, run: str, found: Mapping[Ref, Found]) -> None:
-        ids = _ids(db, run)
+        ids = all_ids(db, run)
         # Parents first: also those that only other layers hold.
-        for each in dict.fromkeys(above for ref in found for above in ref.walk()):
-            if each not in ids:
-                ids[each] = self._insert(db, each, ids)
-        for ref, (stamp, held, file) in found.items():
-            if held is not None:
-                self._say(db, ids[ref], layer_id, ref, stamp, held, file)
+        for above in dict.fromkeys(above for ref in found for above in ref.walk()):
+            if above not in ids:
+                ids[above] = self._insert(db, above, ids)
+        for ref, each in found.items():
+            if each.held is not None:
+                self._say(db, ids[ref], layer_id, ref, each.stamp, each.held, each.file)
 
     def _insert(self, db: sqlite3.Connection, ref: Ref, ids: Mapping[Ref, int]) -> int:
         above = {each.kind: each for each in ref.walk()}
@@ -422,8 +440,12 @@ class Writer:
     def _put_points(self, db: sqlite3.Connection, id: int, layer_id: int, held: Held) -> None:
         db.execute("DELETE FROM points WHERE entity = ? AND layer = ?", (id, layer_id))
         if held.points is not None and len(held.points):
-            box = [*held.points.min(axis=0).tolist(), *held.points.max(axis=0).tolist()]
+            # A point that is nowhere (NaN) lies in no box; the others do.
+            low, high = np.fmin.reduce(held.points, axis=0), np.fmax.reduce(held.points, axis=0)
             blob = held.points.astype("<f4").tobytes()
+            if np.isnan(low).any():
+                return
+            box = [*low.tolist(), *high.tolist()]
             db.execute("INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (id, layer_id, *box, blob))
 
     def _set_words(self, db: sqlite3.Connection, id: int, words: set[str]) -> None:
@@ -459,109 +481,51 @@ class Writer:
         return True
 
     def _note_change(self, layer: Layer, ref: Ref) -> None:
-        run = run_of(ref)
-        with self._writing() as db:  # alone: of two that write at once, the later sees what both did
-            row = db.execute(
-                "SELECT id FROM layers WHERE name = ? AND location = ?", (layer.name, layer.location)
-            ).fetchone()
-            if row is None:  # it was never looked at
+        for _ in range(TRIES):
+            before = self._noted(layer, ref)
+            if before is None:  # it was never looked at
                 return
-            (layer_id,) = row
-            held = {each: id for each, id, _ in _rows(db, layer.name, run)}
-            found, gone = self._look_at(layer.source, ref, held)
-            for each in gone:
-                self._remove(db, held[each], layer_id)
-            self._put(db, layer_id, run, found)
-            _drop_orphans(db, run)
-            db.execute(
-                "INSERT INTO runs VALUES (?, ?, NULL, 1) "
-                "ON CONFLICT DO UPDATE SET digest = NULL, changes = changes + 1",
-                (run, layer_id),
-            )
+            found, gone = look_at(layer.source, ref, before.held)
+            with self._writing() as db:
+                now = self._noted(layer, ref)
+                if now is None or (now.changes, now.folders()) == (before.changes, before.folders()):
+                    self._put_change(db, ref, now, found, gone)
+                    break
+        else:  # others write there all the time: they do not now
+            with self._writing() as db:
+                if (now := self._noted(layer, ref)) is not None:
+                    found, gone = look_at(layer.source, ref, now.held)
+                    self._put_change(db, ref, now, found, gone)
+        if problem := next((each.problem for each in found.values() if each.problem), None):
+            raise LayerError(problem)
 
-    def _look_at(self, source: Layer, ref: Ref, held: Iterable[Ref]) -> tuple[dict[Ref, Found], set[Ref]]:
-        """What a layer has now of `ref`, the folders it lies in, and what lies beside it; and what of `held` it has no more."""
-        there = source.exists(ref)
-        found = {ref: _found(source, ref, None, {})} if there else {}
-        gone: set[Ref] = set()
-        for folder in [each for each in ref.walk() if each.kind.payload == "folder" and each != ref]:
-            if there or source.exists(folder):
-                if folder not in held:
-                    found[folder] = _found(source, folder, None, {})
-            else:
-                gone.update(each for each in held if each.within(folder))
-        beside = [kind for kind in CHILDREN.get(ref.kind, ()) if kind.beside]
-        gone.update(each for each in held if each.within(ref) and (not there or each.kind in beside))
-        for kind in beside:
-            for meta in source.list(ref, kind):
-                each = kind.ref(meta, ref)
-                found[each] = _found(source, each, None, {}, meta)
-        return found, gone - found.keys()
+    def _noted(self, layer: Layer, ref: Ref) -> Noted | None:
+        with self.database.reading() as db:
+            row = db.execute(
+                "SELECT id, changes FROM layers LEFT JOIN runs ON layer = id AND run = ? "
+                "WHERE name = ? AND location = ?",
+                (run_of(ref), layer.name, layer.content),
+            ).fetchone()
+            if row is None:
+                return None
+            held = {each: id for each, id, _ in held_rows(db, layer.name, run_of(ref))}
+            return Noted(row[0], row[1] or 0, held)
 
-
-def _found(
-    source: Layer, ref: Ref, stamp: str | None, before: Mapping[Ref, str | None], meta: Any = None
-) -> Found:
-    if stamp is not None and before.get(ref) == stamp:
-        return Found(stamp, None)
-    held = describe(source, ref, ref.kind.meta_of(ref.values) if meta is None else meta)
-    return Found(stamp, held, source.odd_name(ref))
-
-
-def _name(run: Ref | None) -> str:
-    return str(run.values[0]) if run else ""
-
-
-def run_of(ref: Ref) -> str:
-    """The name of the run that `ref` belongs to; "" for objects."""
-    top = next(ref.walk())
-    return _name(top) if top.kind is RUN else ""
-
-
-def _file_name(ref: Ref) -> str:
-    try:
-        return ref.file_name
-    except FormatError:  # readable although we would not write it
-        return ""
-
-
-def _refs(rows: Iterable[tuple[Any, ...]], known: dict[int, Ref]) -> Iterator[Ref]:
-    """The addresses of rows (id, parent, kind, *KEY), which come parents first."""
-    for id, parent, kind_name, *key in rows:
-        kind = kind_named(kind_name)
-        known[id] = Ref(kind, key_values(kind, key), known.get(parent))
-        yield known[id]
-
-
-def _ids(db: sqlite3.Connection, run: str) -> dict[Ref, int]:
-    """Everything in a run, by any layer."""
-    columns = f"id, parent, kind, {', '.join(KEY)}"
-    rows = db.execute(f"SELECT {columns} FROM entities WHERE run = ? ORDER BY id", (run,)).fetchall()
-    known: dict[int, Ref] = {}
-    return {ref: row[0] for row, ref in zip(rows, _refs(rows, known), strict=True)}
-
-
-def _rows(db: sqlite3.Connection, layer: str, run: str) -> list[tuple[Ref, int, str | None]]:
-    """(address, id, stamp) of what a layer holds of a run."""
-    held = dict(
-        db.execute(
-            "SELECT entity, stamp FROM holdings JOIN entities ON entities.id = entity "
-            "WHERE run = ? AND layer = (SELECT id FROM layers WHERE name = ?)",
-            (run, layer),
-        )
-    )
-    return [(ref, id, held[id]) for ref, id in _ids(db, run).items() if id in held] if held else []
-
-
-def _drop_orphans(db: sqlite3.Connection, run: str) -> None:
-    """Remove entities of a run that no layer holds and nothing belongs to."""
-    while True:
-        rows = db.execute(
-            "SELECT id FROM entities AS e WHERE run = ? AND NOT EXISTS (SELECT 1 FROM holdings WHERE entity = e.id) "
-            "AND NOT EXISTS (SELECT 1 FROM entities WHERE parent = e.id)",
-            (run,),
-        ).fetchall()
-        if not rows:
+    def _put_change(
+        self, db: sqlite3.Connection, ref: Ref, now: Noted | None, found: Mapping[Ref, Found], gone: set[Ref]
+    ) -> None:
+        """Make the index say what was seen of something that was written."""
+        if now is None:
             return
-        db.executemany("DELETE FROM words WHERE rowid = ?", rows)
-        db.executemany("DELETE FROM entities WHERE id = ?", rows)
+        run = run_of(ref)
+        for each, id in now.held.items():
+            beside = each.kind.beside and each.parent == ref
+            if each not in found and (beside or any(each.within(folder) for folder in gone)):
+                self._remove(db, id, now.layer_id)
+        self._put(db, now.layer_id, run, found)
+        drop_orphans(db, run)
+        db.execute(
+            "INSERT INTO runs VALUES (?, ?, NULL, 1) "
+            "ON CONFLICT DO UPDATE SET digest = NULL, changes = changes + 1",
+            (run, now.layer_id),
+        )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
-    from copick.kinds import Kind, Ref
+    from copick.kinds import Kind, Ref, Value
     from copick.meta import Meta
 
 
@@ -59,6 +59,11 @@ class Layer(ABC):
     def location(self) -> str:
         """What tells this place from any other, without credentials: the cache keeps the data of each apart."""
         return self.name
+
+    @property
+    def content(self) -> str:
+        """What tells that which is listed here from what other places, or other configs of this one, list."""
+        return self.location
 
     @abstractmethod
     def list(self, parent: Ref | None, kind: Kind) -> list[Meta]:
@@ -117,6 +122,28 @@ class Layer(ABC):
             LayerError: The place could not be asked.
         """
         return set()
+
+    def found_by(self, kind: Kind, field: str, values: Iterable[Value]) -> set[Ref] | None:
+        """Everything of one kind, in all runs, that a place finds by a field that it alone knows: one of these values.
+
+        Args:
+            field: As in a query of `matching`.
+
+        Returns:
+            None: this layer knows no such field.
+
+        Raises:
+            LayerError: The place could not be asked.
+        """
+        return None
+
+    def meta_of(self, kind: Kind, fields: Mapping[str, Any]) -> Meta:
+        """The metadata that a listing of this layer has: of these fields, as JSON has them."""
+        return kind.meta(**fields)
+
+    def listed(self, ref: Ref) -> Meta | None:
+        """What its listing says of `ref`; None: no more than the address does. Raises LayerError as `list` does."""
+        return next((meta for each, meta in self.entries(ref.parent, ref.kind) if each == ref), None)
 
     def keep_listings(self, folder: Path) -> bool:
         """Asked by a cache around it: whether the layer keeps its listings itself, from now on in `folder`."""

@@ -16,7 +16,7 @@ import shutil
 import stat
 import sys
 import weakref
-from functools import cached_property, partial
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +27,7 @@ from copick.layers.protocols import OBJECT_STORES, filesystem_class, with_timeou
 from copick.layers.stamps import local_stamps, remote_stamps
 from copick.layers.tags import read_at, tag_at
 from copick.util.folders import standing
+from copick.util.lazy import lazy
 from copick.util.urls import local_path
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ class RemotePlace:
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_ahead"} | {"_open": None}
 
-    @cached_property
+    @lazy
     def _ahead(self) -> Ahead | None:
         """What lists many folders faster than one by one; None where requests must not overlap."""
         if self.protocol in {"s3", "s3a"} and not self.fs.version_aware:

@@ -6,16 +6,21 @@ are picks and segmentations of the user "data-portal", in a session called by th
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 import re
 from collections import Counter
+from datetime import date
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from copick.config import CopickConfigFS
-from copick.errors import FormatError, LayerError, NotFoundError
+from copick.errors import FormatError, NotFoundError
 from copick.kinds import (
     INSTANCE_SEGMENTATION,
     PICKS,
@@ -24,6 +29,7 @@ from copick.kinds import (
     TOMOGRAM,
     VOXEL_DECIMALS,
     VOXEL_SPACING,
+    Ref,
     normal,
 )
 from copick.layers.filesystem import FilesystemLayer
@@ -43,12 +49,12 @@ from copick.util.words import nearest
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from zarr.abc.store import Store
 
     from copick.config_portal import CopickConfigPortal
-    from copick.kinds import Kind, Ref
+    from copick.kinds import Kind, Value
     from copick.layers.portal_catalogue import Catalogue, PortalRun
 
 logger = logging.getLogger(__name__)
@@ -56,6 +62,13 @@ logger = logging.getLogger(__name__)
 AUTHORS = "authors"
 """In a query of `matching`: names that must all be among the authors."""
 
+_METAS: Mapping[Kind, type[Meta]] = {
+    VOXEL_SPACING: PortalVoxelSpacingMeta,
+    TOMOGRAM: PortalTomogramMeta,
+    PICKS: PortalPicksFile,
+    SEGMENTATION: PortalSegmentationMeta,
+    INSTANCE_SEGMENTATION: PortalSegmentationMeta,
+}
 _SHAPES = {
     PICKS: POINTS,
     SEGMENTATION: ("SegmentationMask",),
@@ -84,6 +97,11 @@ class PortalLayer(Layer):
     def location(self) -> str:
         return f"portal {self.client.url}"
 
+    @property
+    def content(self) -> str:
+        shown = json.dumps([self._source.dataset_ids, sorted(self.objects.items())])
+        return f"{self.location} {_digest(shown)}"
+
     def check(self) -> None:
         """Refuse a config that cannot work, as far as that is known without a request. Raises ConfigError."""
         _ = self.client.url
@@ -110,24 +128,38 @@ class PortalLayer(Layer):
     # Listings
 
     def list(self, parent: Ref | None, kind: Kind) -> builtins.list[Meta]:
-        metas: builtins.list[Meta] = []
+        return [meta for meta, _ in self._rows(parent, kind)]
+
+    def _rows(self, parent: Ref | None, kind: Kind) -> builtins.list[tuple[Meta, object]]:
+        """What is listed, and the row of the portal that each is: runs without what belongs to them."""
+        rows: builtins.list[tuple[Meta, object]] = []
         if parent is None and kind is RUN:
-            metas = [_run_meta(run) for run in self.catalogue.runs.values()]
+            rows = [(_run_meta(run), None) for run in self.catalogue.runs.values()]
         elif (run := self._run_of(parent)) is not None and parent is not None:
             if parent.kind is VOXEL_SPACING and kind is TOMOGRAM:
-                metas = [*self._tomograms(run, parent).values()]
+                rows = [(meta, None) for meta in self._tomograms(run, parent).values()]
             elif parent.kind is RUN and kind is VOXEL_SPACING:
                 sizes = {normal(spacing.size): spacing.id for spacing in reversed(run.spacings)}
-                metas = [
-                    PortalVoxelSpacingMeta(voxel_size=size, portal_vs_id=key) for size, key in sizes.items()
+                rows = [
+                    (PortalVoxelSpacingMeta(voxel_size=size, portal_vs_id=key), None)
+                    for size, key in sizes.items()
                 ]
             elif parent.kind is RUN and kind in _SHAPES:
-                metas = [self._meta(file) for file in self._files(run, kind)]
-        return sorted(metas, key=kind.key)
+                rows = [(self._meta(file), file) for file in self._files(run, kind)]
+        return sorted(rows, key=lambda row: kind.key(row[0]))
+
+    def meta_of(self, kind: Kind, fields: Mapping[str, Any]) -> Meta:
+        try:
+            return _METAS.get(kind, kind.meta)(**fields)
+        except ValidationError:  # somebody else's fields
+            return super().meta_of(kind, fields)
 
     def stamps(self, parent: Ref | None, kind: Kind) -> dict[str, str | None]:
-        # What the portal changes gets another id.
-        return {kind.file_name(kind.key(meta)): _portal_id(meta) for meta in self.list(parent, kind)}
+        # All that the portal says of it; the files themselves are never replaced.
+        return {
+            kind.file_name(kind.key(meta)): _digest(f"{meta!r} {row!r}")
+            for meta, row in self._rows(parent, kind)
+        }
 
     def exists(self, ref: Ref) -> bool:
         if ref.kind is RUN:
@@ -153,6 +185,32 @@ class PortalLayer(Layer):
         return {
             kind.ref(self._meta(file), parent) for file in self._files(run, kind) if file.annotation_id in ids
         }
+
+    def found_by(self, kind: Kind, field: str, values: Iterable[Value]) -> set[Ref] | None:
+        table = ("tomograms", "Tomogram") if kind is TOMOGRAM else ("annotations", "Annotation")
+        if kind is not TOMOGRAM and kind not in _SHAPES:
+            return None
+        if field != AUTHORS and field not in self._columns(table[1]):
+            return None
+        ids: set[int] = set()
+        for value in values:
+            with contextlib.suppress(FormatError):  # no value of that column
+                ids |= self._matching(*table, {field: [value] if field == AUTHORS else value})
+        return {ref for run in self.catalogue.runs.values() for ref in self._with_ids(run, kind, ids)}
+
+    def _with_ids(self, run: PortalRun, kind: Kind, ids: set[int]) -> Iterator[Ref]:
+        """The tomograms of a run that have one of these ids, or the annotations of which that have one."""
+        own = RUN.ref(_run_meta(run), None)
+        if kind is TOMOGRAM:
+            for size in {normal(each.spacing.size) for each in run.tomograms if each.id in ids}:
+                spacing = Ref(VOXEL_SPACING, (size,), own)
+                for key, meta in self._tomograms(run, spacing).items():
+                    if key in ids:
+                        yield kind.ref(meta, spacing)
+        else:
+            for file in self._files(run, kind):
+                if file.annotation_id in ids:
+                    yield kind.ref(self._meta(file), own)
 
     def _run_of(self, ref: Ref | None) -> PortalRun | None:
         """The portal's run that `ref` is or lies in."""
@@ -214,8 +272,12 @@ class PortalLayer(Layer):
 
     def _matching(self, field: str, type_name: str, query: Mapping[str, Any]) -> frozenset[int]:
         """Ids of the rows, of all runs, whose fields are as asked and which have all the authors. Each question is asked once."""
-        names = {_snake(name): name for name in self.client.columns(type_name)}
-        wanted = {key: value for key, value in query.items() if key != AUTHORS and value is not None}
+        names = self._columns(type_name)
+        wanted = {
+            key: value.isoformat() if isinstance(value, date) else value
+            for key, value in query.items()
+            if key != AUTHORS and value is not None
+        }
         for key in wanted.keys() - names.keys():
             logger.warning("portal_meta_query: %r is ignored%s", key, nearest(key, [*names]))
         conditions: builtins.list[Mapping[str, Any]] = [
@@ -233,6 +295,10 @@ class PortalLayer(Layer):
         for key, rows in zip(new, self.client.rows(*tables), strict=True):
             known[key] = frozenset(row[0] for row in rows)
         return frozenset.intersection(*(known[key] for key in asked)) if asked else self._every(field)
+
+    def _columns(self, type_name: str) -> dict[str, str]:
+        """What may be asked for: as the portal's client calls it → as GraphQL does."""
+        return {_snake(name): name for name in self.client.columns(type_name)}
 
     def _every(self, field: str) -> frozenset[int]:
         runs = self.catalogue.runs.values()
@@ -325,12 +391,12 @@ class _Bucket(FilesystemLayer):
     """Files that the portal names."""
 
     def read(self, path: str) -> bytes:
-        """Raises LayerError."""
+        """Raises NotFoundError, LayerError."""
         with self._asking(path):
             try:
                 return self.place.read(path)
             except FileNotFoundError:
-                raise LayerError(
+                raise NotFoundError(
                     f"layer {self.name!r}: the portal lists {self._full('', path)}, but it is not there; tell the portal"
                 ) from None
 
@@ -338,11 +404,8 @@ class _Bucket(FilesystemLayer):
         return self._store(path, path, read_only=True)
 
 
-def _portal_id(meta: Meta) -> str:
-    said = getattr(meta, "portal_metadata", None)
-    if said is not None:
-        return str(said.annotation_file_id)
-    return str(getattr(meta, "portal_tomo_id", None) or getattr(meta, "portal_vs_id", None) or meta)
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
 def tomo_type(tomogram: PortalTomogram) -> str:

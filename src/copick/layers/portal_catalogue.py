@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import logging
+import math
 import time
 import zlib
 from collections import defaultdict
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from copick.errors import ConfigError, LayerError
+from copick.kinds import VOXEL_DECIMALS
 from copick.layers.portal_client import PortalClient, Row, Table
 from copick.layers.transfer import one_at_a_time
 
@@ -68,6 +70,8 @@ TABLES = (RUNS, SPACINGS, TOMOGRAMS, FILES)
 
 VERSION = 1
 """Of the file."""
+LARGEST_SIZE = 1e9
+"""No voxel is larger, in ångström."""
 PATIENCE_S = 60.0
 """How long a portal that did not answer is left alone, where what it said earlier will do."""
 
@@ -145,7 +149,7 @@ class Source:
         self.folder, self.max_age = folder, max_age
         self._known: Catalogue | None = None
         self._asked_after = self._satisfied_until = 0.0
-        self._outdated: set[int] = set()
+        self._outdated: dict[int, float] = {}  # runs that were refreshed, and when they are asked for
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_known": None}
@@ -177,17 +181,22 @@ class Source:
     def run(self, run_id: int) -> PortalRun | None:
         """One run, asked for alone if it was refreshed. Raises as `get`."""
         known = self.get()
-        if run_id in self._outdated and run_id in known.runs:
+        if run_id in known.runs and self._outdated.get(run_id, math.inf) <= time.time():
             own = {"id": {"_eq": run_id}, **self.scope}
-            part = self.client.rows(*(table.of(own) for table in TABLES))
-            self._known = known = known.with_run(run_id, part)
-            self._outdated.discard(run_id)
+            try:
+                part = self.client.rows(*(table.of(own) for table in TABLES))
+            except LayerError as error:
+                self._use_old(error, known)
+                self._outdated[run_id] = time.time() + PATIENCE_S
+            else:
+                self._known = known = known.with_run(run_id, part)
+                del self._outdated[run_id]
         return known.runs.get(run_id)
 
     def refresh(self, run_id: int | None = None) -> None:
         """Ask again when it is next needed: about all, or about one run."""
         if run_id is not None:
-            self._outdated.add(run_id)
+            self._outdated[run_id] = 0.0
         else:
             self._asked_after, self._satisfied_until = time.time(), 0.0
 
@@ -209,7 +218,7 @@ class Source:
         except LayerError as error:
             if old is None:
                 raise
-            logger.warning("%s. What it said %.1f hours ago is used", error, (asked - old.time) / 3600)
+            self._use_old(error, old)
             self._satisfied_until = asked + PATIENCE_S
             return old
         if unknown := {*self.dataset_ids} - {row[0] for row in datasets}:
@@ -220,6 +229,11 @@ class Source:
         self._write(rows, asked)
         self._outdated.clear()
         return Catalogue(_joined(*rows), asked)
+
+    @staticmethod
+    def _use_old(error: LayerError, old: Catalogue) -> None:
+        age = (time.time() - old.time) / 3600
+        logger.warning("%s. What it said %.1f hours ago is used", str(error), age)
 
     def _read(self) -> Catalogue | None:
         if self.path is None:
@@ -266,11 +280,13 @@ def _joined(
     sizes: dict[int, Spacing] = {}
     left_out: Mapping[str, list[int]] = defaultdict(list)
     for key, run, size in spacings:
-        if run in found and size:
+        if run in found and _is_size(size):
             sizes[key] = Spacing(key, size)
             found[run].spacings.append(sizes[key])
+        else:
+            left_out["voxel spacings"].append(key)
     for key, run, spacing, size, method, processing, software, ctf, path in tomograms:
-        at = sizes.get(spacing) or (Spacing(None, size) if size else None)
+        at = sizes.get(spacing) or (Spacing(None, size) if _is_size(size) else None)
         if run in found and at and path:
             found[run].tomograms.append(PortalTomogram(key, at, method, processing, software, ctf, path))
             if at.id is None:
@@ -289,6 +305,11 @@ def _joined(
             left_out["annotation files"].append(key)
     for what, ids in left_out.items():
         logger.info(
-            "%d %s of the portal lack a run, a voxel spacing, an object or a file: %s", len(ids), what, ids
+            "%d %s of the portal lack a run, a voxel size, an object or a file: %s", len(ids), what, ids
         )
     return found
+
+
+def _is_size(size: Any) -> bool:
+    """Whether a folder can be called by this voxel size."""
+    return bool(size) and 0 < round(size, VOXEL_DECIMALS) < LARGEST_SIZE

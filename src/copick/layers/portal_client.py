@@ -6,6 +6,7 @@ page of each table that is not done. A portal that cannot answer so much at once
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,14 +74,16 @@ class PortalClient:
             FormatError: A condition has a value that its column cannot have.
         """
         found: list[list[Row]] = [[] for _ in tables]
-        open_ = dict(enumerate(tables))
+        open_, largest = dict(enumerate(tables)), FEWEST_ROWS
         while open_:
             pages = {f"t{at}": (table, found[at][-1][0] if found[at] else 0) for at, table in open_.items()}
             answer, size = self._ask(pages)
+            # A server may give fewer rows than were asked for: where a table ends, a page is smaller than others were.
+            largest = max(largest, *(len(page) for page in answer.values()))
             for at, table in list(open_.items()):
                 page = answer[f"t{at}"]
                 found[at] += [tuple(_value(row, column) for column in table.columns) for row in page]
-                if len(page) < size:
+                if not page or len(page) < min(size, largest):
                     del open_[at]
         return found
 
@@ -88,7 +91,9 @@ class PortalClient:
         """Datasets as objects of the portal's client, by id; what is got from them asks the portal. Raises LayerError."""
         dataset = _package(self.name).Dataset
         try:
-            found = dataset.find(_client(self.url, self.name), [dataset.id._in([*ids])])
+            client = copy.copy(_client(self.url, self.name))
+            client.get_client = self._session  # also for what is got from the datasets later
+            found = dataset.find(client, [dataset.id._in([*ids])])
         except _failures() as error:
             raise self._failure(error) from error
         return sorted(found, key=lambda each: each.id)
@@ -151,11 +156,15 @@ class PortalClient:
         return answer
 
     def _execute(self, query: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self._session().execute(query)
+        return answer
+
+    def _session(self) -> Any:
+        """What asks, for no longer than `timeout_s`."""
         session = _client(self.url, self.name).get_client()
         # It would ask without a limit of time, and too much of the portal four times before anybody could ask for less.
         session.transport.default_timeout, session.transport.retries = self.timeout_s, 0
-        answer: dict[str, Any] = session.execute(query)
-        return answer
+        return session
 
     def _failure(self, error: Exception) -> CopickError:
         from gql.transport.exceptions import TransportQueryError

@@ -241,24 +241,28 @@ class LayerStack(Layer):
 
     def _from_highest(self, ref: Ref, ask: Callable[[Layer], T]) -> T:
         """Ask the layers from the top until one has it; those that were seen to hold it come first."""
+        last: NotFoundError | None = None
         for layer in self._known(ref).get(ref, ()):
             try:
                 return ask(layer)
-            except NotFoundError:
+            except NotFoundError as error:
                 self._known(ref).pop(ref, None)  # gone since the listing: ask them all
+                last = error
                 break
         for at, layer in enumerate(self.layers):
             try:
                 found = ask(layer)
-            except NotFoundError:
+            except NotFoundError as error:
+                last = error
                 continue
             if at == len(self.layers) - 1:
                 self._known(ref)[ref] = (layer,)
             return found
-        raise self._missing(ref)
+        raise self._missing(ref, last) from last
 
-    def _missing(self, ref: Ref) -> NotFoundError:
-        return NotFoundError(f"no layer has {ref}; asked {', '.join(self.names)}")
+    def _missing(self, ref: Ref, last: NotFoundError | None = None) -> NotFoundError:
+        said = "" if last is None else f": {last}"
+        return NotFoundError(f"no layer has {ref}; asked {', '.join(self.names)}{said}")
 
     def original(self, ref: Ref) -> Store:
         return self._from_highest(ref, lambda layer: layer.original(ref))

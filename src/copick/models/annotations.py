@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from copick.errors import ConfigError, CopickError, FormatError, NotFoundError
 from copick.kinds import PICKS
 from copick.meta import PORTAL_USER, CopickLocation, CopickPicksFile, CopickPoint
 from copick.models.entity import Entity
+from copick.util.lazy import lazy
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -113,15 +113,20 @@ class Document(ObjectAnnotation):
 
     _loaded = False
 
-    @cached_property
+    @lazy
     def _known_before(self) -> frozenset[str]:
         """What was known before the document was read; anything more was set by a caller."""
         return frozenset(self.kind.identity)
 
-    @cached_property
+    @lazy
     def _said(self) -> list[Any]:
         """Whose and what the document said it was."""
         return [*self.ref.values]
+
+    def _take(self, meta: Any) -> None:
+        super()._take(meta)
+        if meta is not None:
+            self._said, self._known_before = self._says(), frozenset(meta.model_fields_set)
 
     def _meta_for_twin(self) -> Any:
         return self.kind.meta_of(self.ref.values) if self._loaded else self.meta.model_copy()

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, MutableMapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from copick.errors import AlreadyExistsError, FormatError, GoneError, NotFoundError, ReadOnlyError
 from copick.kinds import Kind, Ref, Value, normal
 from copick.models.files import InFiles
+from copick.util.lazy import lazy
 from copick.util.words import nearest
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ PortalQuery = Mapping[str, Any] | None
 
 E = TypeVar("E", bound="Entity")
 
+UNASKED: Any = ...
+"""Instead of metadata: what listings say is asked for when it is needed."""
+
 MEMORIES = ("_children", "_alone", "_known", "_twins", "_origin")
 """What a node keeps of others, and can do without."""
 
@@ -45,17 +48,17 @@ class Node(InFiles):
 
     # Most entities never have any of these, and there are very many: they are made when they are needed.
 
-    @cached_property
+    @lazy
     def _children(self) -> dict[str, list[Any]]:
         """The children that were listed, by kind."""
         return {}
 
-    @cached_property
+    @lazy
     def _alone(self) -> dict[Ref, Any]:
         """Children that were asked for by name before anything was listed."""
         return {}
 
-    @cached_property
+    @lazy
     def _twins(self) -> dict[tuple[str, ...], Any]:
         """This as some layers alone show it."""
         return {}
@@ -91,10 +94,13 @@ class Node(InFiles):
 
     def refresh(self) -> None:
         """Forget what was listed here and below; it is asked for again when it is next needed."""
+        self._forget_listed()
+        self.layer.refresh(self.ref)
+
+    def _forget_listed(self) -> None:
         for memory in (self._children, self._alone, self._twins):
             memory.clear()
         self._known = None
-        self.layer.refresh(self.ref)
 
     def _refresh_kinds(self, *kinds: Kind) -> None:
         for kind in kinds:
@@ -150,8 +156,8 @@ class Node(InFiles):
         found: E = self._alone[ref]
         return found
 
-    def _at(self, cls: type[E], ref: Ref) -> E:
-        """The child with this address, which somebody knows to exist."""
+    def _at(self, cls: type[E], ref: Ref, meta: Any = UNASKED) -> E:
+        """The child with this address, which somebody knows to exist, and perhaps what listings say of it."""
         if ref not in self._alone:
             listed: list[E] | None = self._children.get(ref.kind.name)
             if listed is not None:
@@ -159,7 +165,7 @@ class Node(InFiles):
                     if child.ref == ref:
                         return child
                 self._forget_kind(ref.kind)  # it came after these were listed
-            self._alone[ref] = self._same(cls._listed(self, ref))
+            self._alone[ref] = self._same(cls._listed(self, ref, meta))
         known: E = self._alone[ref]
         return known
 
@@ -274,21 +280,29 @@ class Entity(Node):
     @classmethod
     def _listed(cls, parent: Node, ref: Ref, meta: Any = None) -> Self:
         """What a layer lists. Without metadata, which are made when they are needed, it takes a fifth of the time."""
-        if meta is not None:
+        if meta is not None and meta is not UNASKED:
             return cls(parent, meta)
         entity = cls.__new__(cls)
         entity.parent, entity.layer, entity._ref = parent, parent.layer, ref
+        if meta is UNASKED:
+            entity._meta = UNASKED
         return entity
 
     @property
     def meta(self) -> Any:
         """What is known of it."""
+        if self._meta is UNASKED:
+            self._take(self.layer.listed(self._ref))
         if self._meta is None:
             self._meta = self.kind.meta_of(self._ref.values)
         return self._meta
 
     @meta.setter
     def meta(self, meta: Any) -> None:
+        self._meta = meta
+
+    def _take(self, meta: Any) -> None:
+        """What its listing says, asked for now."""
         self._meta = meta
 
     @classmethod

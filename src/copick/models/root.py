@@ -392,10 +392,12 @@ class CopickRoot(Node):
     def _index(self, name: str | None, full: bool, workers: int) -> dict[str, dict[str, int]]:
         from copick.models import search
 
-        self.refresh()
         if (stack := search.index_of(self)) is not None:
-            stack.update(None if name is None else [name], full=full, workers=workers)
+            self._forget_listed()
+            self._objects = None
+            stack.renew(None if name is None else [name], full=full, workers=workers)
         else:
+            self.refresh()
             search.count(self)  # lists everything, once
         names = self.layer_names if name is None else [name]
         return {each: search.count(self, each) for each in names}

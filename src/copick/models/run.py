@@ -76,7 +76,7 @@ class CopickRun(Folder):
     @property
     def name(self) -> str:
         """Its name, unique in the project. Setting it makes this object stand for another run; none is renamed."""
-        return self.meta.name
+        return str(self._key("name"))
 
     @name.setter
     def name(self, name: str) -> None:

@@ -16,30 +16,27 @@ import numpy as np
 from copick.errors import ConfigError, LayerError
 from copick.index.stack import IndexedStack
 from copick.index.things import (
+    AUTHORS,
     AXES,
     NUMBERS,
     TYPES,
-    Held,
     Thing,
     Wanted,
-    describe,
     leaves,
     rank,
     split_words,
 )
-from copick.kinds import normal
-from copick.models.entity import Entity, allowed
-from copick.util.progress import Progress
+from copick.kinds import RUN, normal
+from copick.models.entity import UNASKED, Entity, allowed
+from copick.models.scan import scan
 from copick.util.words import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
     from copick.kinds import Kind, Ref
-    from copick.layers.layer import Layer
-    from copick.meta import Meta
     from copick.models.annotations import CopickPicks
     from copick.models.root import CopickRoot
 
@@ -113,6 +110,7 @@ def find(
     runs = _runs_having(root, having)
     if having is not None:
         chosen = [name for name in chosen if name != "objects"]
+    _check_limit(limit)
     found: dict[str, list[Any]] = {name: [] for name in chosen}
     if "objects" in found:
         found["objects"] = [item for item in root.pickable_objects if _object_matches(item, wanted)][:limit]
@@ -127,6 +125,10 @@ def related(
 ) -> dict[str, list[Any]]:
     """Things in the same runs. See `CopickRoot.find_related`."""
     given = [things] if isinstance(things, Entity) else list(things)
+    if outside := [each for each in given if next(each.ref.walk()).kind is not RUN]:
+        raise ValueError(
+            f"{outside[0].ref} lies in no run; what is of an object is found by find_objects(object_name=...)"
+        )
     runs = {str(next(each.ref.walk()).values[0]) for each in given}
     names = [name for name in _checked(types) if name != "objects"]
     return find(root, {**criteria, "run_name": runs}, names)
@@ -148,13 +150,14 @@ def points(
         raise ValueError(f"picks have no field {unknown[0]!r}; known are {', '.join(FIELDS['picks'])}")
     least, most, inside = _region(low, high, near, radius)
     wanted_runs = _runs(root, wanted, runs)
+    wanted = _told(root, ["picks"], wanted)
 
     def from_index(stack: IndexedStack) -> list[Thing]:
         found = stack.reader.points(wanted, (least.tolist(), most.tolist()), wanted_runs)
         return [thing for thing in found if wanted.matches(thing)]
 
     def from_layers() -> list[Thing]:
-        return [thing for thing in _scan(root, {"picks"}, wanted_runs) if wanted.matches(thing)]
+        return [thing for thing in scan(root, {"picks"}, wanted_runs) if wanted.matches(thing)]
 
     result = []
     for thing in _asked(root, from_index, from_layers):
@@ -176,6 +179,7 @@ def search(
     if not terms:
         raise ValueError(f"{query!r} holds no word to search for")
     chosen = _checked(types)
+    _check_limit(limit)
     names = [name for name in chosen if name != "objects"]
 
     def from_index(stack: IndexedStack) -> list[Thing]:
@@ -183,7 +187,7 @@ def search(
         return [thing for thing in stack.reader.search(terms, names) if shown is None or thing.run in shown]
 
     def from_layers() -> list[Thing]:
-        return list(_scan(root, set(names), _shown(root)))
+        return list(scan(root, set(names), _shown(root)))
 
     ranked: dict[str, list[tuple[Any, Any, Any]]] = {name: [] for name in chosen}
     if names:
@@ -204,7 +208,7 @@ def count(root: CopickRoot, layer: str | None = None) -> dict[str, int]:
     """How many things of each type there are, in a layer alone or in all."""
 
     def from_layers() -> dict[str, int]:
-        return _sums(_scan(root.on(layer), set(TYPES), _shown(root)))
+        return _sums(scan(root.on(layer), set(TYPES), _shown(root)))
 
     found = _asked(root, lambda stack: stack.reader.counts(layer, _shown(root)), from_layers)
     return {**found, "objects": len(root.pickable_objects)}
@@ -236,7 +240,7 @@ def summary(root: CopickRoot) -> dict[str, Any]:
         users: dict[str, int] = defaultdict(int)
         sizes: dict[float, int] = defaultdict(int)
         total = dict.fromkeys(TYPES, 0)
-        for thing in _scan(root, set(TYPES), _shown(root)):
+        for thing in scan(root, set(TYPES), _shown(root)):
             total[thing.type] += 1
             if thing.type == "picks":
                 picks[thing.value("object_name")]["sets"] += 1
@@ -245,7 +249,7 @@ def summary(root: CopickRoot) -> dict[str, Any]:
                 sizes[thing.value("voxel_size")] += 1
             elif (user := thing.value("user_id")) is not None:
                 users[user] += 1
-        layers = {name: _sums(_scan(root.on(name), set(TYPES), _shown(root))) for name in root.layer_names}
+        layers = {name: _sums(scan(root.on(name), set(TYPES), _shown(root))) for name in root.layer_names}
         return {
             "total": total,
             "picks_by_object": dict(picks),
@@ -287,10 +291,12 @@ def _wanted(criteria: Mapping[str, Any]) -> Wanted:
     special: dict[str, set[Any]] = {}
     for name, value in criteria.items():
         field, _, end = name.rpartition("_")
+        if value is None and (name in {*known, "metadata"} or (end in ("min", "max") and field in NUMBERS)):
+            continue  # any
         if name == "metadata":
             if not isinstance(value, Mapping):
                 raise ValueError(f"metadata={value!r}: expected a dict of keys and values")
-            metadata = {str(key): allowed(each) for key, each in value.items()}
+            metadata = {str(key): allowed(each) for key, each in value.items() if each is not None}
         elif name in ("layer", "author"):
             special[name] = allowed(value)
         elif name in known:
@@ -330,6 +336,11 @@ def _checked(types: Iterable[str] | None) -> list[str]:
     return chosen
 
 
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and (not isinstance(limit, int) or limit < 0):
+        raise ValueError(f"limit={limit!r}: expected a whole number of things, or None for all")
+
+
 def _runs_having(root: CopickRoot, having: Any) -> set[str] | None:
     """The runs that have one of each of these; None = all."""
     if having is None:
@@ -339,7 +350,9 @@ def _runs_having(root: CopickRoot, having: Any) -> set[str] | None:
     runs: set[str] | None = None
     for name, criteria in having.items():
         _checked(name)
-        wanted = _wanted(criteria)
+        if not isinstance(criteria, Mapping | None):
+            raise ValueError(f"having={{{name!r}: {criteria!r}}}: expected a dict of criteria")
+        wanted = _wanted(criteria or {})
         if name == "objects" or not _fields(wanted) <= set(FIELDS[name]):
             raise ValueError(
                 f"having={{{name!r}: {criteria!r}}}: no run can have that; known are {FIELDS[name]}"
@@ -401,18 +414,31 @@ def _things(
     if not names:
         return {}
     chosen = _runs(root, wanted, runs)
+    wanted = _told(root, names, wanted)
 
     def from_index(stack: IndexedStack) -> dict[str, list[Thing]]:
         return {name: _first(stack.reader.find(name, wanted, chosen), wanted, limit) for name in names}
 
     def from_layers() -> dict[str, list[Thing]]:
         found: dict[str, list[Thing]] = {name: [] for name in names}
-        for thing in _scan(root, set(names), chosen):
+        for thing in scan(root, set(names), chosen):
             if (limit is None or len(found[thing.type]) < limit) and wanted.matches(thing):
                 found[thing.type].append(thing)
         return found
 
     return _asked(root, from_index, from_layers)
+
+
+def _told(root: CopickRoot, names: Iterable[str], wanted: Wanted) -> Wanted:
+    """With what layers find by what they alone know (the data portal): asked first, while nobody waits for the index."""
+    fields = {**wanted.metadata, **({} if wanted.authors is None else {AUTHORS: wanted.authors})}
+    known: dict[str, set[Ref]] = defaultdict(set)
+    kinds = [kind for name in names for kind in TYPES[name]] if fields else []
+    for layer in leaves(root.layer):
+        for kind in kinds:
+            for field, values in fields.items():
+                known[field].update(layer.source.found_by(kind, field, values) or ())
+    return wanted._replace(known=known)
 
 
 def _first(things: Iterator[Thing], wanted: Wanted, limit: int | None) -> list[Thing]:
@@ -440,56 +466,6 @@ def _runs(root: CopickRoot, wanted: Wanted, runs: set[str] | None) -> set[str] |
     return found
 
 
-def _scan(root: CopickRoot, types: set[str], runs: Collection[str] | None) -> Iterator[Thing]:
-    """Everything of these types, from the tree; what is in layers is read when it is needed."""
-    chosen = [run for run in root.runs if runs is None or run.name in runs]
-    with Progress("searching runs", len(chosen)) as progress:
-        for run in chosen:
-            look = _Look(root.layer)
-            for entity in _tree(run, types):
-                yield Thing(entity.ref, look.held(entity))
-            progress.step()
-
-
-class _Look:
-    """What layers say of the entities of a run. Their listings are asked for once."""
-
-    def __init__(self, layer: Layer) -> None:
-        self._layers = leaves(layer)
-        self._listings: dict[tuple[str, Ref | None, Kind], dict[Ref, Meta]] = {}
-
-    def held(self, entity: Entity) -> Iterator[Held]:
-        ref = entity.ref
-        for layer in self._layers:
-            place = (layer.name, ref.parent, ref.kind)
-            if place not in self._listings:
-                listed = layer.list(ref.parent, ref.kind)
-                self._listings[place] = {ref.kind.ref(meta, ref.parent): meta for meta in listed}
-            if (meta := self._listings[place].get(ref)) is not None:
-                yield describe(layer, ref, meta)
-
-
-def _tree(run: Any, types: set[str]) -> Iterator[Entity]:
-    """A run and what is in it, of these types."""
-    if "runs" in types:
-        yield run
-    for name in ("picks", "meshes", "filaments", "segmentations"):
-        if name in types:
-            yield from getattr(run, name)
-    if not types & {"voxel_spacings", "tomograms", "features"}:
-        return
-    for spacing in run.voxel_spacings:
-        if "voxel_spacings" in types:
-            yield spacing
-        if not types & {"tomograms", "features"}:
-            continue
-        for tomogram in spacing.tomograms:
-            if "tomograms" in types:
-                yield tomogram
-            if "features" in types:
-                yield from tomogram.features
-
-
 def _sums(things: Iterable[Thing]) -> dict[str, int]:
     total = dict.fromkeys(TYPES, 0)
     for thing in things:
@@ -508,14 +484,14 @@ def _entities(root: CopickRoot, things: Iterable[Thing]) -> list[Any]:
     for thing in things:
         if stack is not None:
             stack.remember(thing.ref, thing.sources)
-        found.append(_entity(root, thing.ref, known))
+        found.append(_entity(root, thing.ref, known, thing.meta))
     return found
 
 
-def _entity(root: CopickRoot, ref: Ref, known: dict[Ref, Any]) -> Any:
+def _entity(root: CopickRoot, ref: Ref, known: dict[Ref, Any], meta: Any = UNASKED) -> Any:
     if ref not in known:
         parent = root if ref.parent is None else _entity(root, ref.parent, known)
-        known[ref] = parent._at(entity_class(ref.kind), ref)
+        known[ref] = parent._at(entity_class(ref.kind), ref, meta)
     return known[ref]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from copick.arrays import ArraySource, Selection, missing_array, open_array, sou
 from copick.errors import CopickError, FormatError, LayerError, NotFoundError
 from copick.kinds import check_name
 from copick.models.entity import Entity
+from copick.util.lazy import lazy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ ALL = slice(None)
 class StoredArray(Entity):
     """An entity whose data are OME-Zarr arrays. They stay open until something in this project changes them."""
 
-    @cached_property
+    @lazy
     def _arrays(self) -> Opened:
         """The levels that are open, by path."""
         return self.layer.opened(self._ref)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from copick.errors import UnknownNameError
 from copick.models import CopickRun
+from copick.util.lazy import lazy
 from copick.util.progress import Progress
 from copick.util.words import nearest
 
@@ -122,7 +123,7 @@ class _Parcel:
         self.root = root
         self._token = token or secrets.token_hex(8)
 
-    @functools.cached_property
+    @lazy
     def _packed(self) -> bytes:
         return pickle.dumps(self.root)
 

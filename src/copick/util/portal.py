@@ -60,6 +60,10 @@ def _object(identifier: str, files: list[PortalFile], label: int, taken: set[str
     name = sanitize_name(common.lower(), suppress_warnings=True)
     if name in taken:  # and several things one name
         name = sanitize_name(f"{name}-{identifier.lower()}", suppress_warnings=True)
+    first, number = name, 1
+    while name in taken:  # and several identifiers differ in what no name may hold
+        number += 1
+        name = f"{first}-{number}"
     taken.add(name)
     published = sorted({part.strip() for file in files for part in (file.publication or "").split(",")})
     red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.55 + 0.4 * (label % 2), 0.95)
