@@ -162,12 +162,17 @@ class CacheManager:
             return self._waiters
 
     @contextlib.contextmanager
-    def exclusive(self, name: str) -> Iterator[bool]:
-        """Hold the lock of that name between processes; yields False if it took too long or locks do not work here."""
+    def exclusive(self, name: str, *, within: bool = False) -> Iterator[bool]:
+        """Hold the lock of that name between processes; yields False if it took too long or locks do not work here.
+
+        `within`: its holders hold another such lock all the while.
+        """
         with contextlib.ExitStack() as stack:
             held = False
             try:
-                held = stack.enter_context(self.locks.hold(hash_name(name) | 1 << 60, LOCK_TIMEOUT_S))
+                held = stack.enter_context(
+                    self.locks.hold(hash_name(name) | (2 if within else 1) << 60, LOCK_TIMEOUT_S)
+                )
             except OSError as error:
                 self.failed("lock", error)
             else:
