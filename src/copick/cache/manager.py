@@ -26,6 +26,7 @@ import stat
 import threading
 import time
 import weakref
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -42,7 +43,6 @@ from copick.errors import CacheError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from concurrent.futures import Future
 
     from fsspec import AbstractFileSystem
 
@@ -132,8 +132,7 @@ class CacheManager:
     def start(self) -> None:
         """Begin background work in this process: at the first read, never before."""
         if not self.started:
-            self.started = True
-            self.journal.start()
+            self.started = self.journal.start()
 
     # Fetching
 
@@ -144,13 +143,19 @@ class CacheManager:
                 return self._flights[key]
             if self._pool is None:
                 self._pool = DaemonPool(self.fetch_threads, "copick-fetch")
-            future = self._flights[key] = self._pool.submit(work)
+            pool, future = self._pool, Future[Any]()
+            self._flights[key] = future
 
         def landed(flight: Future[Any]) -> None:
             if self._flights.get(key) is flight:  # else it was disowned, and another has taken its place
                 self._flights.pop(key, None)
 
         future.add_done_callback(landed)
+        try:
+            pool.fulfil(future, work)
+        except BaseException:
+            future.cancel()
+            raise
         return future
 
     @property
