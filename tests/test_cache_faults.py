@@ -382,6 +382,30 @@ def test_a_cache_root_that_is_a_file_is_not_used(tmp_path: Path, caplog: pytest.
     assert (tmp_path / "cache").read_text() == "a file"
 
 
+MANY = """
+import json, resource, sys
+import copick
+from support.volumes import config_of
+resource.setrlimit(resource.RLIMIT_NOFILE, (112, 112))
+root = copick.from_string(json.dumps(config_of(sys.argv[1])), cache={"root": sys.argv[2], "parent_layer": "*"})
+volumes = [run.voxel_spacings[0].tomograms[0] for run in root.runs]
+stats = root.layer.layers[0].manager.get_stats
+for _ in range(2):
+    assert all(volume.numpy().sum() == 64 for volume in volumes)
+print(len(volumes), stats()["fetched_cells"], stats()["failures"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of open files are POSIX's")
+def test_more_volumes_than_open_files_cost_nothing(tmp_path: Path) -> None:
+    group = write_tomogram(tmp_path / "project", np.ones((4, 4, 4), np.float32))
+    run = group.parents[1]
+    for number in range(2, 151):
+        shutil.copytree(run, run.with_name(f"R{number}"))
+    ended = python(MANY, tmp_path / "project", tmp_path / "cache")
+    assert (ended.stdout, ended.stderr) == ("150 150 {}\n", "")
+
+
 @pytest.mark.parametrize("disk_format", ["raw", "encoded"])
 def test_a_cache_folder_deleted_under_a_reader_costs_no_data(tmp_path: Path, disk_format: str) -> None:
     data = noise()

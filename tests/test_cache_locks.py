@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from copick.cache import locks as module
+from copick.cache import manager as manager_module
 from copick.cache.locks import RangeLocks
+from support.volumes import noise, opened, write_tomogram
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,3 +207,70 @@ def test_a_child_shares_nothing_of_its_parent(tmp_path: Path, kind: str) -> None
     assert RangeLocks(tmp_path).taken([3])
     inside.__exit__(None, None, None)
     assert not locks.taken([3])
+
+
+# Locks that share a file, where there are no ranges
+
+
+@needs_fork
+def test_who_holds_a_lock_does_not_wait_for_himself(tmp_path: Path, kind: str) -> None:
+    numbers = [1, 257, 1 << 60 | 1, 1 << 60 | 257, 2 << 60 | 1]
+    locks = RangeLocks(tmp_path)
+    with contextlib.ExitStack() as stack:
+        for number in numbers:
+            assert stack.enter_context(locks.hold(number, 0))
+        for number in numbers:
+            assert not can_lock(tmp_path, number)
+            assert in_child(partial(can_lock, tmp_path, number)) == 0
+    assert all(in_child(partial(can_lock, tmp_path, number)) == 1 for number in numbers)
+
+
+@needs_fork
+def test_locks_of_one_kind_hold_up_none_of_another(tmp_path: Path, kind: str) -> None:
+    few, cells, created = [1, 2], [1 << 60 | 1, 1 << 60 | 2], [2 << 60 | 1, 2 << 60 | 2]
+    for held, others in ((few, cells + created), (cells, few + created), (created, few + cells)):
+        with RangeLocks(tmp_path).hold(held[0], 0):
+            assert all(in_child(partial(can_lock, tmp_path, number)) == 1 for number in [held[1], *others])
+
+
+def asking(folder: Path, seconds: float) -> list[int]:
+    """Two processes that ask all the time whether something is shared; their exit code is how often in a hundred it was."""
+    children = []
+    for _ in range(2):
+        children.append(os.fork())
+        if not children[-1]:
+            locks, end, told, asked = RangeLocks(folder), time.monotonic() + seconds, 0, 0
+            while time.monotonic() < end:
+                asked, told = asked + 1, told + locks.taken([5, 900, 77])
+            os._exit(-(-100 * told // asked))
+    return children
+
+
+@needs_fork
+def test_who_asks_is_not_taken_for_a_writer(tmp_path: Path, kind: str) -> None:
+    for child in asking(tmp_path, 1.5):
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) <= 1
+
+
+@needs_fork
+def test_who_asks_does_not_hide_a_writer(tmp_path: Path, kind: str) -> None:
+    mine, other = RangeLocks(tmp_path), RangeLocks(tmp_path)
+    children = asking(tmp_path, 3)
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        with mine.share([900]):
+            assert other.taken([900])
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def test_a_cold_read_whose_locks_share_a_file(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_module, "hash_name", lambda name: 1)
+    data = noise()
+    write_tomogram(tmp_path / "project", data)
+    tomogram = opened(tmp_path / "project", tmp_path / "cache")
+    begin = time.monotonic()
+    np.testing.assert_array_equal(tomogram.numpy(), data)
+    assert time.monotonic() - begin < 4

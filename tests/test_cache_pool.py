@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from copick.cache.pool import Background, DaemonPool
-from support.volumes import python
+from copick.errors import CacheError
+from support.volumes import cached_store, noise, python, write_tomogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 def test_results_and_errors_reach_whoever_asked() -> None:
@@ -111,6 +119,72 @@ def test_the_interpreter_does_not_wait_for_workers() -> None:
     ended = python(code)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("left\n", "", 0)
     assert time.monotonic() - begin < 30
+
+
+# No more threads to be had
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The cache's threads cannot be started, as where the system's limit is reached, until this is undone."""
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith(("copick", "test")):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    yield monkeypatch
+    monkeypatch.undo()
+
+
+def test_without_a_thread_work_is_done_by_who_asks(no_threads: pytest.MonkeyPatch) -> None:
+    pool, mine = DaemonPool(2, "test"), threading.get_ident()
+    for _ in range(3):
+        future: Future[int] = Future()
+        pool.fulfil(future, threading.get_ident)
+        assert future.result(0) == mine
+        with pytest.raises(CacheError, match="no thread"):
+            pool.submit(threading.get_ident)
+    no_threads.undo()
+    assert pool.submit(threading.get_ident).result(30) != mine
+    pool.shutdown()
+
+
+def test_fewer_threads_than_wished_are_enough(request: pytest.FixtureRequest) -> None:
+    pool, go = DaemonPool(2, "test"), threading.Event()
+    first = pool.submit(go.wait)
+    request.getfixturevalue("no_threads")
+    second = pool.submit(lambda: 2)
+    go.set()
+    assert first.result(30)
+    assert second.result(30) == 2
+    pool.shutdown()
+
+
+def test_without_a_thread_work_in_the_background_is_waited_for(no_threads: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    background = Background(lambda: done.append(1), "test", 10)
+    background.run()
+    background.run()
+    assert done == [1, 1]
+
+
+def test_without_a_thread_a_volume_is_read_and_cached(tmp_path: Path, no_threads: pytest.MonkeyPatch) -> None:
+    data = noise()
+    store = cached_store(tmp_path / "cache", write_tomogram(tmp_path / "project", data))
+    for _ in range(3):
+        np.testing.assert_array_equal(store.open_array("0")[:], data)
+    assert store.cache_manager.get_stats()["fetched_cells"] == 27
+    assert not store.cache_manager.started
+    no_threads.undo()
+    np.testing.assert_array_equal(store.open_array("0")[:], data)
+    assert store.cache_manager.started
+    store.cache_manager.close()
+
+
+# In the background
 
 
 def test_work_in_the_background_is_done_once_at_a_time() -> None:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <exception>
 #include <memory>
 #include <thread>
 
@@ -9,21 +10,29 @@ namespace copick {
 namespace {
 
 // Calls work(i) for i < n on `threads` threads, the caller's among them. Threads live for the call only: none can be lost in a
-// fork.
+// fork. Raises what work raised first, after the last of them has ended.
 template <class Work>
 void share_out(std::size_t n, int threads, Work&& work) {
   std::atomic<std::size_t> next{0};
-  const auto run = [&] {
-    for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) work(i);
+  std::atomic<bool> failed{false};
+  std::exception_ptr failure;
+  const auto run = [&]() noexcept {
+    try {
+      for (std::size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) work(i);
+    } catch (...) {
+      next = n;
+      if (!failed.exchange(true)) failure = std::current_exception();
+    }
   };
   std::vector<std::thread> helpers;
   const auto wanted = std::min(static_cast<std::size_t>(std::max(threads, 1)), n);
   try {
     while (helpers.size() + 1 < wanted) helpers.emplace_back(run);
-  } catch (const std::system_error&) {  // no more threads to be had: do with those there are
+  } catch (const std::exception&) {  // no more threads or memory to be had: do with those there are
   }
   run();
   for (std::thread& helper : helpers) helper.join();
+  if (failure) std::rethrow_exception(failure);
 }
 
 // What a codec adds at most to data that it cannot compress.

@@ -10,6 +10,7 @@
 // Errors are errno values; 0 is success. Names are relative to a Directory, with '/' between their parts; symbolic links are not
 // followed, neither below a Directory nor on the way to it.
 #pragma once
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -48,9 +49,14 @@ using BlockRef = std::shared_ptr<const Block>;
 // What `Directory::load` found.
 enum class Found : std::uint8_t { whole, nothing, corrupt, failed };
 
+// A directory of chunk files, for as long as nobody moves it away. Of all that a process uses, the last kMostOpen are open; another
+// one is opened again when it is needed. If a different one has its path then, nothing is there any more (ENOENT): what is written
+// too late never comes into what took the place of an array.
 class Directory {
  public:
-  // Opens (does not create) a directory. Raises std::system_error.
+  static constexpr std::size_t kMostOpen = 64;
+
+  // Looks up (does not create) a directory. Raises std::system_error.
   explicit Directory(const std::string& path);
   ~Directory();
   Directory(const Directory&) = delete;
@@ -77,8 +83,10 @@ class Directory {
   static constexpr std::size_t trailer = 4;
 
  private:
+  class Access;
+
   std::string path_;
-  std::intptr_t handle_ = -1;
+  std::array<std::uint64_t, 4> identity_{};  // device, number, time of birth
   bool network_ = false;
   unsigned mode_ = 0700;  // what is made below has it, too (files without the right to be executed)
 };

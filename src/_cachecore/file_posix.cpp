@@ -12,16 +12,20 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <random>
 #include <system_error>
+#include <utility>
 
 #include "file_common.hpp"
+#include "fork_lock.hpp"
 
 namespace copick {
 namespace {
@@ -220,6 +224,83 @@ bool on_network(int fd) noexcept {
 #endif
 }
 
+// What tells a directory from another one that gets its path, and perhaps its number, after it is gone.
+std::array<std::uint64_t, 4> identity_of(int fd) noexcept {
+  struct stat info;
+  if (::fstat(fd, &info)) return {};
+  std::uint64_t seconds = 0, nanoseconds = 0;
+#if defined(__APPLE__)
+  seconds = static_cast<std::uint64_t>(info.st_birthtimespec.tv_sec);
+  nanoseconds = static_cast<std::uint64_t>(info.st_birthtimespec.tv_nsec);
+#elif defined(STATX_BTIME)
+  struct statx more;
+  if (!::statx(fd, "", AT_EMPTY_PATH, STATX_BTIME, &more) && more.stx_mask & STATX_BTIME) {
+    seconds = static_cast<std::uint64_t>(more.stx_btime.tv_sec);
+    nanoseconds = more.stx_btime.tv_nsec;
+  }
+#endif
+  return {static_cast<std::uint64_t>(info.st_dev), static_cast<std::uint64_t>(info.st_ino), seconds, nanoseconds};
+}
+
+// The directories of this process that are open: those that were used last. Descriptors are closed after the lock is released, and
+// after their last user is done.
+class OpenDirectories {
+ public:
+  using Opened = std::shared_ptr<const Descriptor>;
+
+  Opened find(const Directory* directory) {
+    const std::lock_guard guard(lock_);
+    for (Slot& slot : slots_)
+      if (slot.directory == directory) {
+        slot.used = ++clock_;
+        return slot.opened;
+      }
+    return nullptr;
+  }
+
+  // The descriptor to use: an earlier one if there was one.
+  Opened put(const Directory* directory, Opened opened) {
+    Opened closed;
+    const std::lock_guard guard(lock_);
+    Slot* oldest = &slots_[0];
+    for (Slot& slot : slots_) {
+      if (slot.directory == directory) {
+        closed = std::move(opened);
+        return slot.opened;
+      }
+      if (slot.used < oldest->used) oldest = &slot;
+    }
+    closed = std::move(oldest->opened);
+    *oldest = {directory, std::move(opened), ++clock_};
+    return oldest->opened;
+  }
+
+  void drop(const Directory* directory) {
+    Opened closed;
+    const std::lock_guard guard(lock_);
+    for (Slot& slot : slots_)
+      if (slot.directory == directory) {
+        closed = std::move(slot.opened);
+        slot = {};
+      }
+  }
+
+ private:
+  struct Slot {
+    const Directory* directory = nullptr;
+    Opened opened;
+    std::uint64_t used = 0;
+  };
+  ForkLock lock_;  // guards everything below
+  std::array<Slot, Directory::kMostOpen> slots_;
+  std::uint64_t clock_ = 0;
+};
+
+OpenDirectories& open_directories() {
+  static auto* one = new OpenDirectories;  // never destroyed: directories of static objects may outlive any order of destruction
+  return *one;
+}
+
 }  // namespace
 
 void die() noexcept {
@@ -236,21 +317,46 @@ int open_plain(const std::string& path, int flags) noexcept { return open_strict
 
 int walk_plain(const std::string& path, int flags) noexcept { return walk_to(AT_FDCWD, path.c_str(), flags); }
 
+// A directory's descriptor while it is used; negative, and why, if there is none.
+class Directory::Access {
+ public:
+  explicit Access(const Directory& directory) : held_(open_directories().find(&directory)) {
+    if (held_) return;
+    auto fresh = std::make_shared<const Descriptor>(open_plain(directory.path_, O_RDONLY | O_DIRECTORY));
+    if (!fresh->ok())
+      error_ = errno == ELOOP || errno == ENOTDIR ? ENOENT : errno;
+    else if (identity_of(fresh->get()) != directory.identity_)
+      error_ = ENOENT;
+    else
+      held_ = open_directories().put(&directory, std::move(fresh));
+  }
+  int get() const noexcept { return held_ ? held_->get() : -1; }
+  int error() const noexcept { return error_; }
+
+ private:
+  std::shared_ptr<const Descriptor> held_;
+  int error_ = 0;
+};
+
 Directory::Directory(const std::string& path) : path_(path) {
-  const int fd = open_plain(path, O_RDONLY | O_DIRECTORY);
-  if (fd < 0) throw std::system_error(errno, std::generic_category(), path);
-  handle_ = fd;
+  auto fresh = std::make_shared<const Descriptor>(open_plain(path, O_RDONLY | O_DIRECTORY));
+  if (!fresh->ok()) throw std::system_error(errno, std::generic_category(), path);
+  const int fd = fresh->get();
   network_ = on_network(fd);
   struct stat info;
   mode_ = ::fstat(fd, &info) ? 0700 : info.st_mode & 07777;
+  identity_ = identity_of(fd);
+  open_directories().put(this, std::move(fresh));
 }
 
-Directory::~Directory() { ::close(static_cast<int>(handle_)); }
+Directory::~Directory() { open_directories().drop(this); }
 
 int Directory::commit(const std::string& name, const void* payload, std::size_t size) const noexcept try {
   if (int e = injected(Step::before_create)) return e;
   const mode_t mode = mode_;
-  const Place place(static_cast<int>(handle_), name, &mode);
+  const Access here(*this);
+  if (here.error()) return here.error();
+  const Place place(here.get(), name, &mode);
   if (place.error()) return place.error();
   const std::string temporary = temporary_name();
   Descriptor file(create(place.dir(), temporary.c_str(), O_EXCL, mode));
@@ -270,21 +376,30 @@ int Directory::commit(const std::string& name, const void* payload, std::size_t 
   return ENOMEM;
 }
 
-int Directory::mark(const std::string& name) const noexcept {
+int Directory::mark(const std::string& name) const noexcept try {
   const mode_t mode = mode_;
-  const Place place(static_cast<int>(handle_), name, &mode);
+  const Access here(*this);
+  if (here.error()) return here.error();
+  const Place place(here.get(), name, &mode);
   if (place.error()) return place.error();
   Descriptor file(create(place.dir(), place.base(), 0, mode));
   return file.ok() ? file.close() : errno;
+} catch (const std::bad_alloc&) {
+  return ENOMEM;
 }
 
-bool Directory::has(const std::string& name) const noexcept {
+bool Directory::has(const std::string& name) const noexcept try {
   struct stat info;
-  return ::fstatat(static_cast<int>(handle_), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0;
+  const Access here(*this);
+  return !here.error() && ::fstatat(here.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0;
+} catch (const std::bad_alloc&) {
+  return false;
 }
 
 int Directory::remove(const std::string& name) const noexcept try {
-  const Place place(static_cast<int>(handle_), name);
+  const Access here(*this);
+  if (here.error()) return here.error();
+  const Place place(here.get(), name);
   if (place.error()) return place.error();
   if (!::unlinkat(place.dir(), place.base(), 0)) return 0;
   if (errno != EISDIR && errno != EPERM) return errno;
@@ -297,8 +412,9 @@ int Directory::remove(const std::string& name) const noexcept try {
 Found Directory::load(const std::string& name, std::size_t least, std::size_t most, bool map, BlockRef& block,
                       int& error) const noexcept try {
   // Whoever put something else in a chunk's place may have chosen a pipe, on which an ordinary open waits.
-  const Descriptor file(open_strictly(static_cast<int>(handle_), name.c_str(), O_RDONLY | O_NONBLOCK));
-  error = file.ok() ? 0 : errno;
+  const Access here(*this);
+  const Descriptor file(here.error() ? -1 : open_strictly(here.get(), name.c_str(), O_RDONLY | O_NONBLOCK));
+  error = file.ok() ? 0 : here.error() ? here.error() : errno;
   if (error == ENOENT || error == ENOTDIR) return Found::nothing;
   struct stat info;
   if (!error && ::fstat(file.get(), &info)) error = errno;

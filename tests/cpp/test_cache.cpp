@@ -1,10 +1,25 @@
+#include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <new>
 
 #include "cache.hpp"
 #include "check.hpp"
 using namespace copick;
+
+// Memory for one size is not to be had while this is true.
+static std::atomic<bool> no_room{false};
+constexpr std::size_t kNoRoom = 5000;
+
+void* operator new(std::size_t size) {
+  if (no_room && size >= kNoRoom && size < 2 * kNoRoom) throw std::bad_alloc();
+  if (void* at = std::malloc(size ? size : 1)) return at;
+  throw std::bad_alloc();
+}
+void operator delete(void* at) noexcept { std::free(at); }
+void operator delete(void* at, std::size_t) noexcept { std::free(at); }
 
 constexpr std::int64_t kSide = 40, kChunk = 16;
 
@@ -185,6 +200,29 @@ static void many_regions_at_once() {
   for (std::size_t i = 0; i < outs.size(); ++i) CHECK(holds(outs[i], volume, static_cast<std::int64_t>(i), 10));
 }
 
+static void no_memory_is_an_error_on_any_thread() {
+  const Scratch scratch;
+  const std::string long_names(kNoRoom, 'x');
+  const Array array(1, scratch.path, {64}, {4}, 1, std::string(1, '\0'), long_names, false);
+  Cache cache(1000, 0);
+  char out[64] = {};
+  const Region region{{0}, {1}, {64}, {1}, reinterpret_cast<std::byte*>(out)};
+  for (const int threads : {1, 4}) {
+    bool raised = false;
+    std::vector<std::uint64_t> missing;
+    no_room = true;
+    try {
+      cache.read(array, region, threads, missing);
+    } catch (const std::bad_alloc&) {
+      raised = true;
+    }
+    no_room = false;
+    CHECK(raised && cache.check());
+    cache.read(array, region, threads, missing);
+    CHECK(missing.size() == 16);
+  }
+}
+
 int main() {
   reads_what_was_inserted();
   damage_is_a_miss();
@@ -192,4 +230,5 @@ int main() {
   encoded_arrays_read_what_was_kept();
   readers_writers_and_removers();
   many_regions_at_once();
+  no_memory_is_an_error_on_any_thread();
 }

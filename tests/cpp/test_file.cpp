@@ -2,9 +2,11 @@
 #include <sys/wait.h>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <system_error>
 
 #include "check.hpp"
@@ -143,10 +145,97 @@ static void many_writers_of_one_name() {
   CHECK(files_in(scratch.path) == 1);
 }
 
+static std::size_t open_files() {
+  std::size_t n = 0;
+  for (int fd = 0; fd < 4096; ++fd) n += ::fcntl(fd, F_GETFD) >= 0;
+  return n;
+}
+
+static std::vector<std::unique_ptr<Directory>> directories_in(const std::string& folder, std::size_t n) {
+  std::vector<std::unique_ptr<Directory>> all;
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::string path = folder + "/" + std::to_string(i);
+    fs::create_directory(path);
+    all.push_back(std::make_unique<Directory>(path));
+  }
+  return all;
+}
+
+static void few_directories_are_open() {
+  const Scratch scratch;
+  const std::size_t before = open_files(), n = 3 * Directory::kMostOpen;
+  const auto data = random_bytes(1000, 10);
+  {
+    const auto all = directories_in(scratch.path, n);
+    CHECK(open_files() <= before + Directory::kMostOpen);
+    for (const auto& dir : all) CHECK(dir->commit("0/0", data.data(), data.size()) == 0 && dir->mark("0/1.absent") == 0);
+    at_once(4, [&](int who) {
+      std::mt19937 random(static_cast<unsigned>(who));
+      for (int i = 0; i < 1000; ++i) {
+        const Directory& dir = *all[random() % n];
+        BlockRef block;
+        int error = 0;
+        CHECK(dir.load("0/0", data.size(), data.size(), i % 2, block, error) == Found::whole && dir.has("0/1.absent"));
+      }
+    });
+    CHECK(open_files() <= before + Directory::kMostOpen);
+  }
+  CHECK(open_files() == before);
+}
+
+// A writer who is late finds another folder in the place of his own, or none.
+static void what_took_the_place_of_a_directory_is_left_alone() {
+  const Scratch scratch;
+  const auto data = random_bytes(1000, 11);
+  const std::string path = scratch.path + "/mine";
+  fs::create_directory(path);
+  const Directory dir(path);
+  CHECK(dir.commit("0", data.data(), data.size()) == 0);
+  const auto others = directories_in(scratch.path, Directory::kMostOpen);  // `dir` is closed now
+  const auto gone = [&] {
+    BlockRef block;
+    int error = 0;
+    return dir.commit("1", data.data(), data.size()) == ENOENT && dir.mark("1") == ENOENT && dir.remove("0") == ENOENT &&
+           !dir.has("0") && dir.load("0", 0, 1 << 20, true, block, error) == Found::nothing;
+  };
+  fs::rename(path, scratch.path + "/away");
+  CHECK(gone());
+  fs::create_directory_symlink(scratch.path + "/away", path);
+  CHECK(gone());
+  fs::remove(path);
+  fs::create_directory(path);
+  std::ofstream(path + "/0") << "of the other";
+  CHECK(gone() && files_in(path) == 1);
+  fs::remove_all(path);
+  fs::rename(scratch.path + "/away", path);
+  CHECK(dir.has("0") && dir.commit("1", data.data(), data.size()) == 0);
+  fs::rename(path, scratch.path + "/away");  // while it is open, what is written goes with it
+  CHECK(dir.commit("2", data.data(), data.size()) == 0 && fs::exists(scratch.path + "/away/2") && !fs::exists(path));
+}
+
+// Where numbers are used again (ext4, for one), the new folder has the number of the one that is gone.
+static void a_directory_with_the_number_of_one_that_is_gone_is_another() {
+  const Scratch scratch;
+  const auto data = random_bytes(1000, 12);
+  for (int turn = 0; turn < 20; ++turn) {
+    const std::string path = scratch.path + "/mine" + std::to_string(turn);
+    fs::create_directory(path);
+    const Directory dir(path);
+    const auto others = directories_in(scratch.path, Directory::kMostOpen);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));  // times on disk are not exact
+    fs::remove(path);
+    fs::create_directory(path);
+    CHECK(dir.commit("0", data.data(), data.size()) == ENOENT && files_in(path) == 0);
+  }
+}
+
 int main() {
   commits_and_loads();
   every_flipped_byte_is_found();
   a_failing_commit_leaves_nothing();
   killed_at_any_step();
   many_writers_of_one_name();
+  few_directories_are_open();
+  what_took_the_place_of_a_directory_is_left_alone();
+  a_directory_with_the_number_of_one_that_is_gone_is_another();
 }

@@ -2,6 +2,7 @@
 #include <sys/wait.h>
 
 #include <atomic>
+#include <memory>
 
 #include "buffer_pool.hpp"
 #include "cache.hpp"
@@ -15,13 +16,15 @@ int main() {
   BufferPool pool(1 << 20);
   const char payload[4] = {1, 2, 3, 4};
   for (std::uint64_t i = 0; i < 16; ++i) CHECK(cache.insert(array, i, payload, 4) == 0);
+  std::vector<std::unique_ptr<Directory>> directories;  // more than may be open
+  for (std::size_t i = 0; i < 2 * Directory::kMostOpen; ++i) directories.push_back(std::make_unique<Directory>(scratch.path));
 
   const auto use = [&](std::uint64_t seed) {
     char out[64] = {};
     Region region{{0}, {1}, {64}, {1}, reinterpret_cast<std::byte*>(out)};
     std::vector<std::uint64_t> missing;
     cache.read(array, region, 1, missing);
-    CHECK(missing.empty() && out[63] == 4);
+    CHECK(missing.empty() && out[63] == 4 && directories[seed % directories.size()]->has("0"));
     cache.index.add({1, seed % 100}, 10, seed);
     if (cache.index.admits(Policy::epoch, 0, seed)) cache.index.victims({20, 1});
     pool.give(pool.take(1000 + seed % 1000), 1000 + seed % 1000);

@@ -127,7 +127,7 @@ class Entry:
         """
         encoded = {"raw": False, "encoded": True, "auto": _compresses(sample, geometry)}[manager.disk_format]
         stored = "encoded" if encoded else "raw"
-        with manager.exclusive(f"{folder}:create"):
+        with manager.exclusive(f"{folder}:create", within=True):
             entry = cls.open(manager, folder, origin, moment.generation)
             if entry is not None and entry.geometry.same_data(geometry):  # another was faster
                 return entry

@@ -83,13 +83,17 @@ class Journal:
         self._draining = threading.Lock()
         self._flushing = threading.Lock()
 
-    def start(self) -> None:
-        """Start the writer thread, once per process."""
+    def start(self) -> bool:
+        """Start the writer thread, once per process. Whether it runs."""
         with self._wake:
-            is_running = self._thread is not None and self._thread.is_alive()
-            if not is_running and not self._stopping:
-                self._thread = threading.Thread(target=self._run, name="copick-journal", daemon=True)
-                self._thread.start()
+            if self._thread is not None and not self._thread.is_alive():
+                self._thread = None
+            if self._thread is None and not self._stopping:
+                thread = threading.Thread(target=self._run, name="copick-journal", daemon=True)
+                with contextlib.suppress(RuntimeError):  # the system has no more threads
+                    thread.start()
+                    self._thread = thread
+            return self._thread is not None
 
     def note_array(self, id: int, folder: str, layout: dict[str, Any]) -> None:
         with self._wake:

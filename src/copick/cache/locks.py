@@ -1,7 +1,8 @@
 """Locks between processes: byte ranges of one file, released by the kernel when their holder dies.
 
 Linux has open-file-description locks, which threads and forks handle sanely. Elsewhere a lock is `flock` on one of a few hundred
-small files, or a locked byte on Windows: coarser, with the same promises.
+small files, or a locked byte on Windows: coarser, with the same promises. Small numbers have a file each, and those of a kind (the
+bits from 60 on) share 256: who holds a lock of one kind waits for nobody's lock of that kind to get one of another.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import json
 import os
 import struct
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -27,10 +29,24 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_OFD: Any = getattr(fcntl, "F_OFD_SETLK", None)
+_OFD: Any = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
 _SLOTS: Final = 256
+_KIND: Final = 60  # the bit of a number where its kind begins
+_TRIES: Final = 6
+_PATIENCE_S: Final = 0.1
 _MOST: Final = 1 << 20  # bytes of a shared record
 _BUSY: Final = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+
+
+class _Files(threading.local):
+    """The lock files that this thread holds, which would wait for itself if it locked one for another number."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[int, str], tuple[set[int], Callable[[], None]]] = {}
+        """Process and path → for which numbers, and what lets go of it."""
+
+
+_files = _Files()
 
 
 class RangeLocks:
@@ -50,7 +66,8 @@ class RangeLocks:
     def hold(self, number: int, timeout: float) -> Iterator[bool]:
         """Hold lock `number` inside the block; yields False if that was not possible within `timeout` seconds.
 
-        Excludes other threads of this process too. Not re-entrant. Raises OSError if the lock file cannot be used.
+        Excludes other threads of this process too. Not re-entrant; the thread that holds it lets go of it. Raises OSError if the
+        lock file cannot be used.
         """
         deadline, pause = time.monotonic() + timeout, 0.001
         while (unlock := self._lock(number)) is None and time.monotonic() < deadline:
@@ -70,7 +87,7 @@ class RangeLocks:
 
     @contextmanager
     def share(self, numbers: Iterable[int]) -> Iterator[None]:
-        """Hold locks inside the block that many may hold at once, for `taken` to see. Never waits.
+        """Hold locks inside the block that many may hold at once, for `taken` to see. Hardly waits.
 
         Raises OSError if the lock file cannot be used.
         """
@@ -105,25 +122,31 @@ class RangeLocks:
     def _share(self, number: int) -> Callable[[], None]:
         if _OFD is not None:
             return self._lock_range(number, fcntl.F_RDLCK) or (lambda: None)
-        # Of the small files, more than one number has the same; on Windows only one process at a time has it.
-        return self._lock_file(number, "share", shared=True) or (lambda: None)  # another has it, or is asking
+        deadline = time.monotonic() + _PATIENCE_S  # another is asking; on Windows, or has it
+        while (release := self._lock_file(self._path(number, "share"), shared=True)) is None:
+            if time.monotonic() > deadline:
+                return lambda: None
+            time.sleep(0.001)
+        return release
 
     def _is_shared(self, number: int, count: int = 1) -> bool:
         if _OFD is not None:
             answer = fcntl.fcntl(self._opened(), fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, number, count))
             return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
-        release = self._lock_file(number, "share")
-        if release is None:
-            return True
-        release()
-        return False
+        for turn in range(_TRIES):
+            if turn:
+                time.sleep(0.001)  # another may just have been asking, too
+            if release := self._lock_file(self._path(number, "share")):
+                release()
+                return False
+        return True
 
     def _lock(self, number: int) -> Callable[[], None] | None:
         """Take the lock and return what releases it, or None if it is taken. Raises OSError."""
         with self._mutex:
             if number in self._held:
                 return None
-            release = self._lock_range(number) if _OFD is not None else self._lock_file(number, "lock")
+            release = self._lock_range(number) if _OFD is not None else self._lock_slot(number)
             if release is None:
                 return None
             self._held.add(number)
@@ -165,8 +188,29 @@ class RangeLocks:
 
         return release
 
-    def _lock_file(self, number: int, name: str, *, shared: bool = False) -> Callable[[], None] | None:
-        fd = info.open_file(self._folder / f"{name}-{number % _SLOTS:03d}", os.O_RDWR | os.O_CREAT)
+    def _path(self, number: int, name: str) -> Path:
+        kind = f"{number >> _KIND}-" if number >= _SLOTS else ""
+        return self._folder / f"{name}-{kind}{number % _SLOTS:03d}"
+
+    def _lock_slot(self, number: int) -> Callable[[], None] | None:
+        path, files = self._path(number, "lock"), _files.held
+        key = os.getpid(), os.fspath(path)
+        numbers, release = files.get(key) or (set(), self._lock_file(path))
+        if release is None or number in numbers:
+            return None
+        numbers.add(number)
+        files[key] = numbers, release
+
+        def unlock() -> None:
+            numbers.discard(number)
+            if not numbers:
+                files.pop(key, None)
+                release()
+
+        return unlock
+
+    def _lock_file(self, path: Path, *, shared: bool = False) -> Callable[[], None] | None:
+        fd = info.open_file(path, os.O_RDWR | os.O_CREAT)
         try:
             if fcntl is not None:
                 fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -26,6 +26,7 @@ import stat
 import threading
 import time
 import weakref
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -42,7 +43,6 @@ from copick.errors import CacheError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from concurrent.futures import Future
 
     from fsspec import AbstractFileSystem
 
@@ -135,8 +135,7 @@ class CacheManager:
     def start(self) -> None:
         """Begin background work in this process: at the first read, never before."""
         if not self.started:
-            self.started = True
-            self.journal.start()
+            self.started = self.journal.start()
 
     # Fetching
 
@@ -147,13 +146,19 @@ class CacheManager:
                 return self._flights[key]
             if self._pool is None:
                 self._pool = DaemonPool(self.fetch_threads, "copick-fetch")
-            future = self._flights[key] = self._pool.submit(work)
+            pool, future = self._pool, Future[Any]()
+            self._flights[key] = future
 
         def landed(flight: Future[Any]) -> None:
             if self._flights.get(key) is flight:  # else it was disowned, and another has taken its place
                 self._flights.pop(key, None)
 
         future.add_done_callback(landed)
+        try:
+            pool.fulfil(future, work)
+        except BaseException:
+            future.cancel()
+            raise
         return future
 
     @property
@@ -165,12 +170,17 @@ class CacheManager:
             return self._waiters
 
     @contextlib.contextmanager
-    def exclusive(self, name: str) -> Iterator[bool]:
-        """Hold the lock of that name between processes; yields False if it took too long or locks do not work here."""
+    def exclusive(self, name: str, *, within: bool = False) -> Iterator[bool]:
+        """Hold the lock of that name between processes; yields False if it took too long or locks do not work here.
+
+        `within`: its holders hold another such lock all the while.
+        """
         with contextlib.ExitStack() as stack:
             held = False
             try:
-                held = stack.enter_context(self.locks.hold(hash_name(name) | 1 << 60, LOCK_TIMEOUT_S))
+                held = stack.enter_context(
+                    self.locks.hold(hash_name(name) | (2 if within else 1) << 60, LOCK_TIMEOUT_S)
+                )
             except OSError as error:
                 self.failed("lock", error)
             else:

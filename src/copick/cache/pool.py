@@ -14,6 +14,8 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from copick.errors import CacheError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,28 +32,38 @@ class DaemonPool(Executor):
         self._mutex = threading.Lock()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Raises CacheError if no thread can be had at all, RuntimeError if the pool is closed."""
         future: Future[Any] = Future()
+        if not self._take(future, partial(fn, *args, **kwargs)):
+            raise CacheError(
+                "no thread can be started to read ahead or for zarr: the system's limit is reached"
+            )
+        return future
+
+    def fulfil(self, future: Future[Any], work: Callable[[], Any]) -> None:
+        """Do `work` for `future`; here and now if no thread can be had at all. Raises RuntimeError if the pool is closed."""
+        if not self._take(future, work):
+            _do(future, work)
+
+    def _take(self, future: Future[Any], work: Callable[[], Any]) -> bool:
         with self._mutex:
             if self._closed:
                 raise RuntimeError("the pool is closed")
-            self._unfinished += 1
-            self._work.put((future, partial(fn, *args, **kwargs)))
-            if self._unfinished > len(self._threads) < self._limit:
+            if self._unfinished >= len(self._threads) < self._limit:
                 name = f"{self._name}-{len(self._threads)}"
                 thread = threading.Thread(target=self._run, name=name, daemon=True)
-                self._threads.append(thread)
-                thread.start()
-        return future
+                if _started(thread):
+                    self._threads.append(thread)
+            if not self._threads:
+                return False
+            self._unfinished += 1
+            self._work.put((future, work))
+            return True
 
     def _run(self) -> None:
         while (item := self._work.get()) is not None:
-            future, work = item
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(work())
-                except BaseException as error:  # noqa: BLE001 (it belongs to whoever waits)
-                    future.set_exception(error)
-            del item, future, work  # they hold a whole chunk
+            _do(*item)
+            del item  # it holds a whole chunk
             with self._mutex:
                 self._unfinished -= 1
 
@@ -70,6 +82,22 @@ class DaemonPool(Executor):
         end = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads if wait else ():
             thread.join(None if end is None else max(0.0, end - time.monotonic()))
+
+
+def _do(future: Future[Any], work: Callable[[], Any]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (it belongs to whoever waits)
+            future.set_exception(error)
+
+
+def _started(thread: threading.Thread) -> bool:
+    try:
+        thread.start()
+    except RuntimeError:  # the system has no more threads, or Python is about to end
+        return False
+    return True
 
 
 class Foreground:
@@ -106,15 +134,14 @@ class Background:
     def run(self) -> None:
         """Begin the work unless it is going on, and wait for it if that may be worthwhile. Raises what it raises meanwhile."""
         with self._mutex:
-            if self._future is None or self._future.done():
+            begins = self._future is None or self._future.done()
+            if begins:
                 self._future, self._awaited_until = Future(), time.monotonic() + self._patience_s
-                threading.Thread(target=self._run, args=(self._future,), name=self._name, daemon=True).start()
             future = self._future
+        assert future is not None
+        if begins and not _started(
+            threading.Thread(target=_do, args=(future, self._work), name=self._name, daemon=True)
+        ):
+            _do(future, self._work)
         with contextlib.suppress(TimeoutError):
             future.result(max(0.0, self._awaited_until - time.monotonic()))
-
-    def _run(self, future: Future[None]) -> None:
-        try:
-            future.set_result(self._work())
-        except BaseException as error:  # noqa: BLE001 (it belongs to whoever waits)
-            future.set_exception(error)
