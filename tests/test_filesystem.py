@@ -20,15 +20,17 @@ import zarr
 
 from copick.errors import ConfigError, CopickError, LayerError
 from copick.kinds import PICKS, RUN, TOMOGRAM, VOXEL_SPACING, Ref
+from copick.layers.ahead import Entry
 from copick.layers.places import LocalPlace, local_path
 from copick.layers.protocols import with_timeouts
 from copick.layers.retries import seconds
+from copick.layers.walks import walked
 from copick.testing.http_server import FolderServer
 from copick.testing.layers import keys, mask, picks, run, spacing, tomogram
 from projects import alone, files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from copick.layers.filesystem import FilesystemLayer
@@ -173,6 +175,34 @@ def test_a_directory_that_may_not_be_read(project: Path) -> None:
         files(project).list(None, RUN)
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_chunks_that_may_not_be_listed_are_not_left_out(project: Path, tmp_path: Path) -> None:
+    (project / "ExperimentRuns/TS_001/VoxelSpacing10.000/wbp.zarr/0").chmod(0)
+    with pytest.raises(LayerError, match="check its permissions"):
+        files(tmp_path / "target").adopt(tomogram, files(project).original(tomogram))
+    assert not files(tmp_path / "target").exists(tomogram)
+
+
+def test_what_is_no_array_is_not_copied(project: Path, tmp_path: Path) -> None:
+    (project / "ExperimentRuns/TS_001/VoxelSpacing10.000/empty.zarr").mkdir()
+    empty = Ref(TOMOGRAM, ("empty",), spacing)
+    with pytest.raises(LayerError, match=r"layer 'old'.*empty\.zarr holds no array"):
+        files(tmp_path / "target").adopt(empty, files(project, "old").original(empty))
+    assert not files(tmp_path / "target").exists(empty)
+
+
+def test_a_listed_folder_that_is_gone_is_an_error() -> None:
+    there = {"a": [Entry("b", True), Entry("c", False)]}
+
+    def ask(folders: Sequence[str]) -> dict[str, list[Entry] | Exception]:
+        return {folder: there.get(folder, FileNotFoundError(folder)) for folder in folders}
+
+    found = walked("a", ask)
+    assert next(found) == ["c"]
+    with pytest.raises(OSError, match="a/b is listed, but it is not there"):
+        next(found)
+
+
 def test_roots_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"layer 'old': root .*nowhere' cannot be used: there is no such directory"
@@ -309,6 +339,23 @@ def test_servers_say_when_they_are_asked_again(server: FolderServer) -> None:
     with pytest.raises(LayerError, match="503"):
         layer.load(picks)
     assert server.count() == 1, "nobody waits for longer than timeout_s"
+
+
+@pytest.mark.parametrize("folder", ["wbp.zarr", "wbp.zarr/0"])
+@pytest.mark.parametrize("fault", [404, 500, "hang", "drop", "truncate"])
+def test_what_cannot_be_listed_is_not_copied(
+    server: FolderServer, tmp_path: Path, folder: str, fault: Any
+) -> None:
+    source, target = files(server.url, "archive", timeout_s=0.3), files(tmp_path / "target")
+    keys(source, spacing, tomogram)
+    server.fault = lambda method, path: fault if path.rstrip("/").endswith(folder) else None
+    with pytest.raises(LayerError, match=r"layer 'archive'.*wbp\.zarr"):
+        target.adopt(tomogram, source.original(tomogram))
+    assert not target.exists(tomogram)
+    assert not [path for path in tmp_path.glob("target/**/*.*") if path.is_file()]
+    server.fault = None
+    target.adopt(tomogram, source.original(tomogram))
+    assert {*target.store(tomogram)} == {*source.store(tomogram)} > {".zgroup", "0/.zarray", "0/0.0.0"}
 
 
 def test_when_to_ask_again() -> None:

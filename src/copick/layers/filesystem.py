@@ -16,6 +16,7 @@ from copick.layers.protocols import filesystem_class
 from copick.util.urls import secrets_in, shown_url, without
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Callable, Iterator
 
     from zarr.abc.store import Store
@@ -316,8 +317,19 @@ class FilesystemLayer(Layer):
         with self._asking(shown):
             store = self.place.store(path, read_only=read_only)
         return VolumeStore(
-            store, f"layer {self.name!r}: {self._shown}/{shown}", partial(self._failure, shown)
+            store,
+            f"layer {self.name!r}: {self._shown}/{shown}",
+            partial(self._failure, shown),
+            partial(self._keys, path),
         )
+
+    def _keys(self, path: str, folder: str) -> Iterator[builtins.list[str]]:
+        """The keys of the store at `path` that lie below a folder of it."""
+        try:
+            for found in self.place.files(f"{path}/{folder}".rstrip("/")):
+                yield [f"{folder}/{key}" if folder else key for key in found]
+        except (FileNotFoundError, NotADirectoryError):  # a store may be empty
+            self._check_root()
 
     @contextlib.contextmanager
     def writing(self, ref: Ref, *, keep: bool = False) -> Iterator[Store]:

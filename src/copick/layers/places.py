@@ -26,11 +26,12 @@ from copick.layers.ahead import Ahead, Entry, FoldersAhead, StoreAhead
 from copick.layers.protocols import OBJECT_STORES, filesystem_class, with_timeouts
 from copick.layers.stamps import local_stamps, remote_stamps
 from copick.layers.tags import read_at, tag_at
+from copick.layers.walks import attempt, is_absence, walked
 from copick.util.folders import standing
 from copick.util.urls import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from zarr.abc.store import Store
@@ -57,6 +58,13 @@ class Place(Protocol):
     def entries(self, path: str) -> list[Entry]: ...
     def known(self, path: str) -> list[Entry] | None:
         """What `entries` would say if that is known already; else None. Raises FileNotFoundError."""
+
+    def files(self, path: str) -> Iterator[list[str]]:
+        """Every file below a folder, by its path from there, a few at a time.
+
+        Raises FileNotFoundError or NotADirectoryError if there is no such folder, anything else if one in it cannot be listed.
+        """
+        ...
 
     def stamps(self, path: str, parts: Sequence[str]) -> dict[str, str | None] | None:
         """What changes with the content of each entry of a folder: of a file, or of these `parts` of a folder.
@@ -127,6 +135,9 @@ class LocalPlace:
 
     def known(self, path: str) -> list[Entry] | None:
         return None
+
+    def files(self, path: str) -> Iterator[list[str]]:
+        return walked(path, lambda folders: {folder: attempt(self.entries, folder) for folder in folders})
 
     def stamps(self, path: str, parts: Sequence[str]) -> dict[str, str | None] | None:
         return local_stamps(self._at(path), parts)
@@ -291,6 +302,15 @@ class RemotePlace:
     def known(self, path: str) -> list[Entry] | None:
         return self._ahead.known(path) if self._ahead else None
 
+    def files(self, path: str) -> Iterator[list[str]]:
+        if self.protocol not in OBJECT_STORES:
+            return walked(path, self._listings)
+        folder = self._at(path) + "/"  # these list the keys below a prefix at once, or fail
+        found = [str(name) for name in self.fs.find(folder)]
+        return iter(
+            [[name.removeprefix(folder) for name in found if name.startswith(folder) and name != folder]]
+        )
+
     def stamps(self, path: str, parts: Sequence[str]) -> dict[str, str | None] | None:
         if self.is_http:  # pages of links tell no times
             return None
@@ -302,25 +322,28 @@ class RemotePlace:
         folder = self._at(path)
         return self._entries(path, self.fs.ls(folder + "/" if self.is_http else folder, detail=True))
 
-    def ask_together(self, paths: list[str]) -> dict[str, list[Entry] | None]:
+    def ask_together(self, paths: Sequence[str]) -> dict[str, list[Entry] | None]:
         """What folders hold; None for those that are not there. Those that could not be asked are missing."""
+        found = self._listings(paths)
+        absent = dict.fromkeys(path for path, answer in found.items() if is_absence(answer))
+        return {path: answer for path, answer in found.items() if not isinstance(answer, Exception)} | absent
+
+    def _listings(self, paths: Sequence[str]) -> dict[str, list[Entry] | Exception]:
+        """What folders hold, asked together, or why that is not known."""
         from fsspec.asyn import sync
 
-        fs, folders = self.fs, [self._at(path) + "/" * self.is_http for path in paths]
+        fs = self.fs
+        if not fs.async_impl:
+            return {path: attempt(self.ask, path) for path in paths}
+        folders = [self._at(path) + "/" * self.is_http for path in paths]
 
         async def answers() -> list[Any]:
             return await asyncio.gather(*map(partial(fs._ls, detail=True), folders), return_exceptions=True)
 
-        found: dict[str, list[Entry] | None] = {}
-        for path, answer in zip(paths, sync(fs.loop, answers), strict=True):
-            try:
-                if not isinstance(answer, BaseException):
-                    found[path] = self._entries(path, answer)
-                elif isinstance(answer, FileNotFoundError):
-                    found[path] = None
-            except NotADirectoryError:
-                found[path] = None
-        return found
+        return {
+            path: answer if isinstance(answer, Exception) else attempt(self._entries, path, answer)
+            for path, answer in zip(paths, sync(fs.loop, answers), strict=True)
+        }
 
     def _entries(self, path: str, listed: list[dict[str, Any]]) -> list[Entry]:
         folder = self._at(path)

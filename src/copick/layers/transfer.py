@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 AT_ONCE = 8
 """Keys under way at a time. A chunk may take 67 MB."""
 
+NODES = {"zarr.json", ".zarray", ".zgroup"}
+"""Documents that arrays and groups have: one of these at least."""
+
 LOCK_TIMEOUT_S = 3600.0
 """How long another process may copy an array before this one copies it, too."""
 
@@ -106,7 +109,8 @@ def copy_array(source: Store, target: Store, what: str) -> None:
     After a failure or an interrupt (Ctrl-C) it returns only when nothing is being written any more.
 
     Raises:
-        LayerError: Something was removed while it was copied, from the one or the other.
+        LayerError: The source cannot be listed or read, or holds no array; or something was removed while it was copied, from
+            the one or the other.
     """
     import asyncio
 
@@ -116,6 +120,11 @@ def copy_array(source: Store, target: Store, what: str) -> None:
 
     async def copy() -> None:
         wanted = {key async for key in source.list()}
+        if not any(key.rpartition("/")[2] in NODES for key in wanted):
+            raise LayerError(
+                f"copying {what} failed: {getattr(source, 'where', '') or source} holds no array and no group; check that "
+                "it is there and that it can be listed"
+            )
         roots = wanted & ROOT_DOCUMENTS
         with Progress(f"copying {what}", len(wanted)) as progress:
             await copy_all(sorted(wanted - roots), progress)
