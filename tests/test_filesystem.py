@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import socket
 import stat
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -203,7 +204,7 @@ def test_a_listed_folder_that_is_gone_is_an_error() -> None:
         next(found)
 
 
-def test_roots_that_do_not_exist(tmp_path: Path) -> None:
+def test_roots_that_do_not_exist(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(
         ConfigError, match=r"layer 'old': root .*nowhere' cannot be used: there is no such directory"
     ):
@@ -213,19 +214,68 @@ def test_roots_that_do_not_exist(tmp_path: Path) -> None:
         files(tmp_path / "file").check()
     new = files(tmp_path / "new")
     new.check()
+    assert f"root {tmp_path}/new is not there; the first write will make it" in caplog.text
     assert new.list(None, RUN) == []
     assert not (tmp_path / "new").exists()
     new.create(run)
     assert (tmp_path / "new/ExperimentRuns/TS_001").is_dir()
 
 
-def test_a_root_that_vanishes_is_not_an_empty_one(project: Path) -> None:
-    layer = files(project, read_only=True)
-    assert layer.exists(run)
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_root_that_vanishes_is_not_an_empty_one(project: Path, read_only: bool) -> None:
+    layer = files(project, read_only=read_only)
+    layer.check()
+    array = zarr.open_array(layer.store(tomogram), path="0", mode="r")
     project.rename(project.with_name("elsewhere"))
-    for ask in (lambda: layer.list(None, RUN), lambda: layer.exists(run)):
-        with pytest.raises(LayerError, match="there is no such directory"):
+    asks = [
+        lambda: layer.list(None, RUN),
+        lambda: layer.stamps(None, RUN),
+        lambda: layer.exists(run),
+        lambda: layer.load(picks),
+        lambda: layer.store(tomogram),
+        lambda: array[...],
+    ]
+    for ask in asks:
+        with pytest.raises(LayerError, match="there is no such directory; it was there before"):
             ask()
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_nothing_is_written_where_a_root_was(tmp_path: Path, new: bool) -> None:
+    layer = files(tmp_path / "disk/project")
+    if not new:
+        (tmp_path / "disk/project").mkdir(parents=True)
+    layer.check()
+    layer.save(picks, b"[1]")
+    array = zarr.create_array(layer.store(tomogram, write=True), name="0", data=np.ones((2, 2, 2)))
+    (tmp_path / "disk").rename(tmp_path / "elsewhere")
+    writes = [
+        lambda: layer.save(picks, b"[2]"),
+        lambda: layer.create(run),
+        lambda: layer.delete(picks),
+        lambda: layer.store(mask, write=True),
+        lambda: layer.adopt(mask, files(tmp_path / "elsewhere/project").original(tomogram)),
+        lambda: array.__setitem__(..., 2.0),
+    ]
+    for write in writes:
+        with pytest.raises(LayerError, match="it was there before"):
+            write()
+    assert not (tmp_path / "disk").exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "disk")
+    assert layer.load(picks) == b"[1]"
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs a second disk")
+def test_an_empty_folder_on_another_disk_is_not_the_root(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
+        (tmp_path / "root").symlink_to(disk)
+        layer = files(tmp_path / "root")
+        layer.save(picks, b"[1]")
+        (tmp_path / "root").unlink()
+        (tmp_path / "root").mkdir()
+        with pytest.raises(LayerError, match="it is empty, and not on the disk that it was on"):
+            layer.save(picks, b"[2]")
+        assert not [*(tmp_path / "root").iterdir()]
 
 
 def test_an_existing_root_without_runs_is_empty(tmp_path: Path) -> None:

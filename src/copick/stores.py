@@ -232,14 +232,44 @@ class VolumeStore(MappingStore):
     Args:
         store, where, explain: As for `MappingStore`.
         walk: Lists the keys. It may wait for the place: it is called on a thread of its own.
+        check: Called when a key is not there, and before one is written: raises an error if that is because nothing is. Else
+            chunks on a disk that is gone would be read as fill value, and written into the folder that it was mounted on.
     """
 
-    def __init__(self, store: Store, where: str, explain: Explain, walk: Walk) -> None:
+    def __init__(
+        self, store: Store, where: str, explain: Explain, walk: Walk, check: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(store, where, explain)
-        self._walk = walk
+        self._walk, self._check = walk, check or _trusted
 
     def _with_store(self, store: Store) -> Self:
-        return type(self)(store, self.where, cast("Explain", self._explain), self._walk)
+        return type(self)(store, self.where, cast("Explain", self._explain), self._walk, self._check)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check()
+        await super().set(key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        self._check()
+        super().set_sync(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        self._check()
+        await super().set_if_not_exists(key, value)
+
+    async def exists(self, key: str) -> bool:
+        found = await super().exists(key)
+        if not found:
+            self._check()
+        return found
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        found = super().get_sync(key, prototype=prototype, byte_range=byte_range)
+        if found is None:
+            self._check()
+        return found
 
     async def list(self) -> AsyncIterator[str]:
         async for key in self.list_prefix(""):
@@ -258,6 +288,8 @@ class VolumeStore(MappingStore):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         found = await super().get(key, prototype, byte_range)
+        if found is None:
+            self._check()
         if byte_range is not None:
             return found
         if key == ".zgroup" and found is None:
@@ -289,6 +321,10 @@ class VolumeStore(MappingStore):
             if re.fullmatch(r"[0-9]+(\.[0-9]+)*", name):
                 return "." not in name
         return False
+
+
+def _trusted() -> None:
+    """Of a place that says itself when it fails."""
 
 
 class WatchedStore(MappingStore):

@@ -50,13 +50,17 @@ PARTIAL = ".copick-partial-"
 
 
 class FilesystemLayer(Layer):
-    """The copick directory layout under one root."""
+    """The copick directory layout under one root.
 
-    def __init__(self, config: CopickConfigFS, name: str) -> None:
+    Args:
+        lasting: A local root that was there is missed when it is gone. False: it may go, and is then empty.
+    """
+
+    def __init__(self, config: CopickConfigFS, name: str, *, lasting: bool = True) -> None:
         self.name, self.read_only, self.config = name, config.read_only, config
         self.is_local = config.protocol == "file"
         self.place: Place = (
-            LocalPlace(config.root)
+            LocalPlace(config.root, lasting=lasting)
             if self.is_local
             else RemotePlace(config.root, config.protocol, config.fs_args, config.timeout_s)
         )
@@ -87,8 +91,16 @@ class FilesystemLayer(Layer):
                 raise ConfigError(
                     f"layer {self.name!r}: root {self._shown!r} cannot be used: {error}"
                 ) from error
-        elif self.config.must_exist and (problem := self.place.missing_root(self.read_only)):
+            return
+        problem = self.place.missing_root(self.read_only)
+        if problem and self.config.must_exist:
             raise ConfigError(f"layer {self.name!r}: root {self.place.root!r} cannot be used: {problem}")
+        if not problem and not self.place.had_root:
+            logger.warning(
+                "layer %r: root %s is not there; the first write will make it, unless a disk has to be mounted first",
+                self.name,
+                self._shown,
+            )
 
     def path(self, ref: Ref) -> str:
         """Where `ref` lies, relative to the root."""
@@ -181,18 +193,28 @@ class FilesystemLayer(Layer):
         found[ref] = meta
 
     def _check_root(self) -> None:
-        """Called when something is missing: it may be that all of it is. A remote place is asked once."""
+        """Called when something is missing, or is about to be made: it may be that all is. A remote place is asked once."""
         if self.is_local or not self._has_root:  # a mount may vanish
             if problem := self.place.missing_root(self.read_only):
                 self._without_root(problem)
             self._has_root = True
 
+    def nowhere(self) -> str | None:
+        return self.place.missing_root(read_only=True) if self.is_local else None
+
     def _without_root(self, problem: str) -> None:
         text = f"layer {self.name!r}: root {self._shown!r} cannot be read: {problem}"
+        if self.place.had_root:
+            raise LayerError(f"{text}; it was there before: is its disk mounted?")
         if self.config.must_exist:
             raise LayerError(f"{text}; check the address")
         if not self._has_root:
             logger.warning("%s; it is taken for empty", text)
+
+    def check_writable(self, what: object) -> None:
+        super().check_writable(what)
+        if self.is_local:
+            self._check_root()
 
     def exists(self, ref: Ref) -> bool:
         path = self.path(ref)
@@ -309,6 +331,7 @@ class FilesystemLayer(Layer):
             try:
                 return self.place.read(path)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                self._check_root()
                 return None
 
     def _store(self, path: str, shown: str, *, read_only: bool) -> Store:
@@ -321,6 +344,7 @@ class FilesystemLayer(Layer):
             f"layer {self.name!r}: {self._shown}/{shown}",
             partial(self._failure, shown),
             partial(self._keys, path),
+            self._check_root if self.is_local else None,
         )
 
     def _keys(self, path: str, folder: str) -> Iterator[builtins.list[str]]:

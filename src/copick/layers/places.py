@@ -105,6 +105,11 @@ class Place(Protocol):
     def missing_root(self, read_only: bool) -> str | None:
         """What is wrong with the root itself, if it is not there and should be."""
 
+    @property
+    def had_root(self) -> bool:
+        """Whether the root was there: then it should be. Remote places do not say."""
+        ...
+
     def address(self, path: str) -> tuple[Any, str]:
         """The fsspec filesystem, and what `path` is called there."""
 
@@ -123,8 +128,14 @@ class LocalPlace:
 
     can_rename = True
 
-    def __init__(self, root: str) -> None:
-        self.root = local_path(root)
+    def __init__(self, root: str, *, lasting: bool = True) -> None:
+        """`lasting`: a root that was there is missed when it is gone, for example with the disk that it is on."""
+        self.root, self._lasting = local_path(root), lasting
+        self._disk: int | None = None  # that the root was seen on
+
+    @property
+    def had_root(self) -> bool:
+        return self._disk is not None
 
     def _at(self, path: str) -> str:
         return os.path.join(self.root, path.replace("/", os.sep)) if path else self.root
@@ -165,12 +176,18 @@ class LocalPlace:
             with os.fdopen(_new_file(temporary), "wb") as file:
                 file.write(content)
             os.replace(temporary, target)
+            self._made()
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
 
     def make_folder(self, path: str) -> None:
         _make_folders(self._at(path))
+        self._made()
+
+    def _made(self) -> None:
+        if self._disk is None:
+            self.missing_root(False)
 
     def remove_file(self, path: str) -> None:
         os.unlink(self._at(path))
@@ -213,14 +230,21 @@ class LocalPlace:
     def missing_root(self, read_only: bool) -> str | None:
         # Asked once: somebody may be making it now.
         try:
-            return None if stat.S_ISDIR(os.stat(self.root).st_mode) else "it is not a directory"
+            found = os.stat(self.root)
         except FileNotFoundError:
             if os.path.islink(self.root):
                 return "it is a link to nothing"
         except OSError as error:
             return error.strerror or str(error)
-        # A writable one is made on the first write.
-        return "there is no such directory" if read_only else None
+        else:
+            if not stat.S_ISDIR(found.st_mode):
+                return "it is not a directory"
+            if self._disk not in (None, found.st_dev) and not os.listdir(self.root):
+                return "it is empty, and not on the disk that it was on"  # where that disk was mounted
+            self._disk = found.st_dev if self._lasting else None
+            return None
+        # A new one is made on the first write.
+        return "there is no such directory" if read_only or self.had_root else None
 
     def address(self, path: str) -> tuple[Any, str]:
         import fsspec
@@ -247,6 +271,8 @@ _LOST = {"ConnectionLost", "DisconnectError", "ChannelOpenError", "SFTPConnectio
 
 class RemotePlace:
     """A directory of any fsspec filesystem."""
+
+    had_root = False
 
     def __init__(self, url: str, protocol: str, fs_args: dict[str, Any], timeout_s: float) -> None:
         self.url, self.protocol = url.rstrip("/"), protocol
