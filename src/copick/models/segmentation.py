@@ -157,6 +157,8 @@ class CopickSegmentation(Annotation, Volume):
                         f"a panoptic segmentation is an array (2, z, y, x) of labels and instance ids, not {values.shape}"
                     )
                 self._check(values[0], values[1])
+            if dtype is not None and np.dtype(dtype).kind not in "biu":
+                raise ValueError(f"labels are stored as whole numbers, not as {np.dtype(dtype)}")
             floor = np.uint16 if self.is_instance or self.is_panoptic else np.uint8
             needed = label_dtype(values, floor)
             cast = checked_label_cast(values, needed if dtype is None else dtype)
