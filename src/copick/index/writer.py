@@ -319,7 +319,9 @@ class Writer:
             )
             gone = [name for (name,) in rows if name not in names and run in (None, name)]
         if gone and (problem := layer.source.nowhere()):
-            raise LayerError(f"{layer.location.strip()}: {problem}; what it held is kept until it is there again")
+            raise LayerError(
+                f"{layer.location.strip()}: {problem}; what it held is kept until it is there again"
+            )
         for name in gone:
             with self._writing() as db:
                 if not layer.source.exists(Ref(RUN, (name,))):  # nor was it made meanwhile
