@@ -105,6 +105,11 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
             "set_region, or to the store that zarr() of an entity in a layer that can be written gives"
         )
 
+    @property
+    def where(self) -> str:
+        """Names the volume in errors: layer and path."""
+        return self._source.where
+
     def __repr__(self) -> str:
         return f"<CachingZarrStore of {self._source.where!r} in {self.local_path}>"
 
