@@ -232,7 +232,9 @@ def test_ids_stand_once(filaments: CopickFilaments, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="instance id 1 stands twice"):
         filaments.filaments = filaments.filaments * 2
     filaments.filaments.append(filaments.filaments[0])
-    with pytest.raises(FormatError, match="instance id 1 stands twice"):
+    with pytest.raises(
+        FormatError, match=r"filaments 'TS_1/.*' as it is to be stored.*instance id 1 stands twice"
+    ):
         filaments.store()
     assert len(again(tmp_path).filaments) == 1
 

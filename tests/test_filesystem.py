@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import socket
 import stat
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,15 +21,17 @@ import zarr
 
 from copick.errors import ConfigError, CopickError, LayerError
 from copick.kinds import PICKS, RUN, TOMOGRAM, VOXEL_SPACING, Ref
+from copick.layers.ahead import Entry
 from copick.layers.places import LocalPlace, local_path
 from copick.layers.protocols import with_timeouts
 from copick.layers.retries import seconds
+from copick.layers.walks import walked
 from copick.testing.http_server import FolderServer
 from copick.testing.layers import keys, mask, picks, run, spacing, tomogram
 from projects import alone, files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from copick.layers.filesystem import FilesystemLayer
@@ -173,7 +176,35 @@ def test_a_directory_that_may_not_be_read(project: Path) -> None:
         files(project).list(None, RUN)
 
 
-def test_roots_that_do_not_exist(tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_chunks_that_may_not_be_listed_are_not_left_out(project: Path, tmp_path: Path) -> None:
+    (project / "ExperimentRuns/TS_001/VoxelSpacing10.000/wbp.zarr/0").chmod(0)
+    with pytest.raises(LayerError, match="check its permissions"):
+        files(tmp_path / "target").adopt(tomogram, files(project).original(tomogram))
+    assert not files(tmp_path / "target").exists(tomogram)
+
+
+def test_what_is_no_array_is_not_copied(project: Path, tmp_path: Path) -> None:
+    (project / "ExperimentRuns/TS_001/VoxelSpacing10.000/empty.zarr").mkdir()
+    empty = Ref(TOMOGRAM, ("empty",), spacing)
+    with pytest.raises(LayerError, match=r"layer 'old'.*empty\.zarr holds no array"):
+        files(tmp_path / "target").adopt(empty, files(project, "old").original(empty))
+    assert not files(tmp_path / "target").exists(empty)
+
+
+def test_a_listed_folder_that_is_gone_is_an_error() -> None:
+    there = {"a": [Entry("b", True), Entry("c", False)]}
+
+    def ask(folders: Sequence[str]) -> dict[str, list[Entry] | Exception]:
+        return {folder: there.get(folder, FileNotFoundError(folder)) for folder in folders}
+
+    found = walked("a", ask)
+    assert next(found) == ["c"]
+    with pytest.raises(OSError, match="a/b is listed, but it is not there"):
+        next(found)
+
+
+def test_roots_that_do_not_exist(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(
         ConfigError, match=r"layer 'old': root .*nowhere' cannot be used: there is no such directory"
     ):
@@ -183,19 +214,68 @@ def test_roots_that_do_not_exist(tmp_path: Path) -> None:
         files(tmp_path / "file").check()
     new = files(tmp_path / "new")
     new.check()
+    assert f"root {tmp_path}/new is not there; the first write will make it" in caplog.text
     assert new.list(None, RUN) == []
     assert not (tmp_path / "new").exists()
     new.create(run)
     assert (tmp_path / "new/ExperimentRuns/TS_001").is_dir()
 
 
-def test_a_root_that_vanishes_is_not_an_empty_one(project: Path) -> None:
-    layer = files(project, read_only=True)
-    assert layer.exists(run)
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_root_that_vanishes_is_not_an_empty_one(project: Path, read_only: bool) -> None:
+    layer = files(project, read_only=read_only)
+    layer.check()
+    array = zarr.open_array(layer.store(tomogram), path="0", mode="r")
     project.rename(project.with_name("elsewhere"))
-    for ask in (lambda: layer.list(None, RUN), lambda: layer.exists(run)):
-        with pytest.raises(LayerError, match="there is no such directory"):
+    asks = [
+        lambda: layer.list(None, RUN),
+        lambda: layer.stamps(None, RUN),
+        lambda: layer.exists(run),
+        lambda: layer.load(picks),
+        lambda: layer.store(tomogram),
+        lambda: array[...],
+    ]
+    for ask in asks:
+        with pytest.raises(LayerError, match="there is no such directory; it was there before"):
             ask()
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_nothing_is_written_where_a_root_was(tmp_path: Path, new: bool) -> None:
+    layer = files(tmp_path / "disk/project")
+    if not new:
+        (tmp_path / "disk/project").mkdir(parents=True)
+    layer.check()
+    layer.save(picks, b"[1]")
+    array = zarr.create_array(layer.store(tomogram, write=True), name="0", data=np.ones((2, 2, 2)))
+    (tmp_path / "disk").rename(tmp_path / "elsewhere")
+    writes = [
+        lambda: layer.save(picks, b"[2]"),
+        lambda: layer.create(run),
+        lambda: layer.delete(picks),
+        lambda: layer.store(mask, write=True),
+        lambda: layer.adopt(mask, files(tmp_path / "elsewhere/project").original(tomogram)),
+        lambda: array.__setitem__(..., 2.0),
+    ]
+    for write in writes:
+        with pytest.raises(LayerError, match="it was there before"):
+            write()
+    assert not (tmp_path / "disk").exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "disk")
+    assert layer.load(picks) == b"[1]"
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs a second disk")
+def test_an_empty_folder_on_another_disk_is_not_the_root(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
+        (tmp_path / "root").symlink_to(disk)
+        layer = files(tmp_path / "root")
+        layer.save(picks, b"[1]")
+        (tmp_path / "root").unlink()
+        (tmp_path / "root").mkdir()
+        with pytest.raises(LayerError, match="it is empty, and not on the disk that it was on"):
+            layer.save(picks, b"[2]")
+        assert not [*(tmp_path / "root").iterdir()]
 
 
 def test_an_existing_root_without_runs_is_empty(tmp_path: Path) -> None:
@@ -309,6 +389,23 @@ def test_servers_say_when_they_are_asked_again(server: FolderServer) -> None:
     with pytest.raises(LayerError, match="503"):
         layer.load(picks)
     assert server.count() == 1, "nobody waits for longer than timeout_s"
+
+
+@pytest.mark.parametrize("folder", ["wbp.zarr", "wbp.zarr/0"])
+@pytest.mark.parametrize("fault", [404, 500, "hang", "drop", "truncate"])
+def test_what_cannot_be_listed_is_not_copied(
+    server: FolderServer, tmp_path: Path, folder: str, fault: Any
+) -> None:
+    source, target = files(server.url, "archive", timeout_s=0.3), files(tmp_path / "target")
+    keys(source, spacing, tomogram)
+    server.fault = lambda method, path: fault if path.rstrip("/").endswith(folder) else None
+    with pytest.raises(LayerError, match=r"layer 'archive'.*wbp\.zarr"):
+        target.adopt(tomogram, source.original(tomogram))
+    assert not target.exists(tomogram)
+    assert not [path for path in tmp_path.glob("target/**/*.*") if path.is_file()]
+    server.fault = None
+    target.adopt(tomogram, source.original(tomogram))
+    assert {*target.store(tomogram)} == {*source.store(tomogram)} > {".zgroup", "0/.zarray", "0/0.0.0"}
 
 
 def test_when_to_ask_again() -> None:

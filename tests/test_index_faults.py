@@ -415,3 +415,19 @@ def test_those_who_write_one_thing_at_once_agree(
     assert not numbers
     assert not lines(caplog)
     assert sessions(indexed_again(project), user_id="me", point_count=1 + writer.TRIES) == ["1"]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["seen", "new process"])
+def test_a_layer_whose_disk_is_gone_keeps_its_entries(root: CopickRoot, tmp_path: Path, again: bool) -> None:
+    run_of(root).new_picks("ribosome", "mine", "me").from_numpy([[1, 2, 3]])
+    project = indexed(tmp_path)
+    project.index_all_layers()
+    (tmp_path / "work").rename(tmp_path / "elsewhere")
+    project = indexed(tmp_path) if again else project
+    with pytest.raises(LayerError, match=r"layer 'work'.*there is no such directory"):
+        project.index_all_layers()
+    assert sessions(indexed(tmp_path)) == ["0", "mine"]
+    (tmp_path / "elsewhere").rename(tmp_path / "work")
+    project = indexed(tmp_path)
+    project.index_all_layers()
+    assert sessions(project) == ["0", "mine"]

@@ -83,6 +83,18 @@ def test_what_can_be_stored(mesh: CopickMesh, tmp_path: Path) -> None:
     assert np.array_equal(again(tmp_path).mesh.bounds, before)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vertices_that_are_nowhere_are_not_stored(mesh: CopickMesh, tmp_path: Path, value: float) -> None:
+    mesh.mesh = box()
+    mesh.store()
+    damaged = box()
+    damaged.vertices[0, 0] = value
+    mesh.mesh = trimesh.Scene({"part": damaged})
+    with pytest.raises(FormatError, match=r"'TS_1/membrane.*vertices of 'part' are not finite"):
+        mesh.store()
+    assert again(tmp_path).mesh.bounds[0][0] == pytest.approx(850)
+
+
 def test_changes_are_kept_until_stored_or_refreshed(mesh: CopickMesh, tmp_path: Path) -> None:
     mesh.mesh = box()
     assert len(mesh.mesh.faces) == 12

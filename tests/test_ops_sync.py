@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import zarr
 
+from copick import ome
 from copick.errors import UnknownNameError
 from copick.ops.sync import sync_filaments, sync_meshes, sync_picks, sync_segmentations, sync_tomograms
+from copick.testing.http_server import FolderServer
 from projects import OBJECTS, VOLUME, alone
 
 if TYPE_CHECKING:
@@ -199,6 +205,7 @@ def test_labels_that_mean_other_objects(
 ) -> None:
     swapped = [{**OBJECTS[0], "label": 2}, {**OBJECTS[1], "label": 1}]
     target = alone(tmp_path / "target", pickable_objects=swapped)
+    caplog.clear()
     sync_segmentations(source, target, is_multilabel=False, is_panoptic=False)
     assert "label" not in caplog.text
     sync_segmentations(source, target, exist_ok=True)
@@ -221,3 +228,32 @@ def test_codecs_and_formats_are_kept(source: CopickRoot, target: CopickRoot, tmp
     group.create_array("s0", data=VOLUME, chunks=(2, 2, 2), shards=(4, 4, 4), compressors=None)
     sync_tomograms(source, target, ["A"], source_tomo_types=["odd"])
     assert stored(tmp_path / "target" / tomogram.ref.path) == stored(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent as POSIX has them")
+def test_an_interrupt_stops_the_copies_under_way(target: CopickRoot, tmp_path: Path) -> None:
+    many = alone(tmp_path / "many")
+    for name in "ABCD":
+        tomogram = many.new_run(name).new_voxel_spacing(10).new_tomogram("wbp")
+        store = tomogram.layer.store(tomogram.ref, write=True)
+        ome.write_volume(store, VOLUME, 10.0, levels=1, chunks=(1, 1, 1))
+    asked = []
+
+    def fault(method: str, path: str) -> None:
+        asked.append(path)
+        if len([path for path in asked if path.rpartition("/")[2].isdigit()]) == 40:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with FolderServer(tmp_path / "many", latency_s=0.02, fault=fault) as server:
+            with pytest.raises(KeyboardInterrupt):
+                sync_tomograms(alone(server.url), target)
+            ended = len(asked)
+            time.sleep(0.5)
+            assert len(asked) < ended + 64, "something is still copied"  # what was on its way may arrive
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended < 4 * VOLUME.size / 2
+    assert files(tmp_path) == []
+    assert not [*(tmp_path / "target").rglob(".copick-*")]

@@ -15,9 +15,11 @@ from copick.errors import (
     ReadOnlyError,
 )
 from copick.meta import CopickLocation, CopickPoint
+from copick.ops.copies import copy_entity
 from projects import opened
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from copick.models import CopickRoot, CopickRun
@@ -106,6 +108,81 @@ def test_arrays_that_are_no_picks_change_nothing(
     assert len(picks.points) == 1
     picks.refresh()
     assert picks.numpy()[0].tolist() == [[9, 9, 9]]
+
+
+def _nan(point: CopickPoint) -> None:
+    point.location.x = np.nan
+
+
+def _infinite(point: CopickPoint) -> None:
+    point.score = np.inf
+
+
+def _turned(point: CopickPoint) -> None:
+    point.transformation_[0][0] = np.nan
+
+
+def _text(point: CopickPoint) -> None:
+    point.location.y = "here"  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (_nan, r"points\.1\.location\.x is nan; it must be a finite number"),
+        (_infinite, r"points\.1\.score is inf"),
+        (_turned, r"points\.1\.transformation_\.0\.0 is nan"),
+        (_text, r"is not a picks document: points\.1\.location\.y"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_stored(
+    run: CopickRun, change: Callable[[CopickPoint], None], problem: str
+) -> None:
+    picks = run.new_picks("ribosome", "1")
+    picks.from_numpy([[1, 2, 3], [4, 5, 6]])
+    change(picks.points[1])
+    with pytest.raises(FormatError, match=rf"picks 'TS_1/ribosome_me_1' as it is to be stored.*{problem}"):
+        picks.store()
+    picks.refresh()
+    assert picks.numpy()[0].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("value", [[1, 2], None, "points", [np.zeros(3)], [{"x": 1}]])
+def test_what_are_no_points_cannot_be_set(run: CopickRun, value: Any) -> None:
+    picks = run.new_picks("ribosome", "1")
+    picks.points = [{"location": {"x": 1, "y": 2, "z": 3}}]  # type: ignore[list-item]
+    with pytest.raises(FormatError, match="picks 'TS_1/ribosome_me_1': points: "):
+        picks.points = value
+    assert picks.points == [CopickPoint(location=CopickLocation(x=1, y=2, z=3))]
+
+
+def test_numbers_that_json_does_not_have_are_read_and_copied(run: CopickRun, tmp_path: Path) -> None:
+    """copick 1.x writes them."""
+    picks = run.new_picks("ribosome", "1")
+    picks.from_numpy([[1, 2, 3]], scores=[0.5])
+    path = tmp_path / "work/ExperimentRuns/TS_1/Picks/me_1_ribosome.json"
+    path.write_text(path.read_text().replace('"x": 1.0', '"x": NaN').replace("0.5", "-Infinity"))
+    run.refresh()
+    (picks,) = run.get_picks(session_id="1")
+    copy = copy_entity(picks, lambda exist_ok: run.new_picks("ribosome", "2", exist_ok=exist_ok), False)
+    for each in (picks, copy):
+        assert np.isnan(each.numpy()[0][0, 0])
+        assert each.scores().tolist() == [-np.inf]
+
+
+def test_another_unit_is_told_once(run: CopickRun, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run.new_picks("ribosome", "1").from_numpy([[1, 2, 3]])
+    path = tmp_path / "work/ExperimentRuns/TS_1/Picks/me_1_ribosome.json"
+    path.write_text(path.read_text().replace('"angstrom"', '"nanometer"'))
+    run.refresh()
+    caplog.clear()
+    (picks,) = run.get_picks(session_id="1")
+    assert picks.numpy()[0].tolist() == [[1, 2, 3]]
+    picks.refresh()
+    (told,) = caplog.messages
+    assert "in layer 'work'" in told
+    assert "TS_1/Picks/me_1_ribosome.json" in told
+    assert "its unit is 'nanometer'; positions are taken for ångström" in told
 
 
 def test_what_the_document_says_besides_points_is_kept(run: CopickRun, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from copick.cache.prefetch import plan
 from copick.errors import LayerError
 from copick.testing.http_server import FolderServer
 from projects import alone
-from support.volumes import noise, opened, python, tomogram_of, write_tomogram
+from support.volumes import config_of, noise, opened, python, tomogram_of, write_tomogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -150,6 +151,20 @@ def test_ctrl_c(server: FolderServer, tmp_path: Path) -> None:
     assert said.rstrip().endswith("KeyboardInterrupt")
     server.fault = None
     np.testing.assert_array_equal(opened(server.url, tmp_path / "cache").numpy(), noise(LONG))
+
+
+def test_ctrl_c_on_the_command_line(server: FolderServer, tmp_path: Path) -> None:
+    """What other threads were asking for at that moment is nobody's concern any more."""
+    server.latency_s = 0.5
+    (tmp_path / "project.json").write_text(json.dumps(config_of(server.url)))
+    environment = {**os.environ, "COPICK_CACHE_DIR": str(tmp_path / "cache")}
+    code = "from copick.cli.cli import main; main()"
+    arguments = [sys.executable, "-c", code, "cache", "prefetch", "-c", str(tmp_path / "project.json")]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        until(lambda: server.count(lambda request: ".zarr/" in request.path) > 3)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.strip()) == (130, "copick: interrupted")
 
 
 def test_the_end_of_the_interpreter_waits_for_nothing(server: FolderServer, tmp_path: Path) -> None:

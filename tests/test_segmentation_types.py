@@ -223,6 +223,8 @@ def test_whatever_holds_whole_numbers(mine: CopickRun) -> None:
         assert np.array_equal(mask.numpy(), np.asarray(data))
     mask.from_numpy(LABELS, dtype=np.int16)
     assert mask.numpy().dtype == np.int16
+    mask.from_numpy(LABELS.astype(np.int64) * 2**40)  # NumPy has two unsigned types of 64 bits
+    assert np.array_equal(mask.numpy(), LABELS.astype(np.uint64) * 2**40)
     mask.from_numpy(np.zeros((0, 4, 4)))
     assert mask.numpy().shape == (0, 4, 4)
 
@@ -238,6 +240,8 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("multilabel", LABELS * 200, {"dtype": np.uint8}, "do not fit uint8"),
     ("multilabel", LABELS * 200, {"dtype": np.int8}, "do not fit int8"),
     ("multilabel", LABELS, {"dtype": "U3"}, "<U3"),
+    ("multilabel", LABELS, {"dtype": np.float32}, "stored as whole numbers, not as float32"),
+    ("multilabel", LABELS, {"dtype": complex}, "stored as whole numbers, not as complex128"),
     ("instance", IDS * 100_000, {"dtype": np.uint16}, "do not fit uint16"),
     ("instance", -IDS, {}, "not|-"),
     ("binary", LABELS[0], {}, "axes z, y, x"),

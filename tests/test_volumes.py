@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from copick.errors import (
 )
 from copick.ome import halved_nearest
 from copick.testing.http_server import FolderServer
-from projects import VOLUME, alone
+from projects import VOLUME, alone, archived, tomogram_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +77,37 @@ def test_reading_what_is_not_there(run: CopickRun, tomogram: CopickTomogram) -> 
         tomogram.numpy(z=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="out="):
         tomogram.numpy(out=np.empty((1, 1, 1), np.float32))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_finest_level_may_have_any_name(tomogram: CopickTomogram, tmp_path: Path, cached: bool) -> None:
+    group = tmp_path / "archive/ExperimentRuns/TS_1/VoxelSpacing10.000/wbp.zarr"
+    for level in "012":
+        (group / level).rename(group / f"s{level}")
+    said = (group / ".zattrs").read_text()
+    (group / ".zattrs").write_text(re.sub(r'"path": "(\d)"', r'"path": "s\1"', said))
+    tomogram = tomogram_of(archived(tmp_path, tmp_path / "archive", cached))
+    assert tomogram.levels() == ["s0", "s1", "s2"]
+    for level in (None, "0", "s0"):
+        assert np.array_equal(tomogram.numpy(level), VOLUME)
+        assert tomogram.array(level).shape == VOLUME.shape
+    assert tomogram.numpy("s1").shape == (3, 3, 4)
+    with pytest.raises(NotFoundError, match="it has s0, s1, s2"):
+        tomogram.numpy("1")
+    tomogram.set_region(7, z=slice(0, 1))
+    tomogram.set_region(8, None, z=slice(1, 2))
+    assert tomogram.sources == ["work", "archive"]
+    assert {*tomogram.numpy()[:2].ravel()} == {7, 8}
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_levels_that_cannot_be_understood(tomogram: CopickTomogram, tmp_path: Path, cached: bool) -> None:
+    assert np.array_equal(tomogram.numpy(None), VOLUME)
+    (tmp_path / "archive/ExperimentRuns/TS_1/VoxelSpacing10.000/wbp.zarr/.zattrs").write_text("{")
+    tomogram = tomogram_of(archived(tmp_path, tmp_path / "archive", cached))
+    for ask in (tomogram.levels, lambda: tomogram.numpy(None)):
+        with pytest.raises(FormatError, match=r"layer 'archive': .*wbp\.zarr cannot be decoded"):
+            ask()
 
 
 def test_array_and_patches(tomogram: CopickTomogram) -> None:

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from copick.errors import FormatError
-from copick.meta import Meta, describe
+from copick.meta import Meta, checked_json, describe
 from copick.util import filaments as curves
 
 if TYPE_CHECKING:
@@ -303,11 +303,9 @@ class CopickFilamentsFile(Meta):
             seen.add(filament.instance_id)
         return filaments
 
-    def to_json(self) -> bytes:
-        """The document. Raises FormatError if it could not be read again, as changes in place are not checked."""
-        document = self.model_dump_json(indent=4).encode()
-        self.from_json(document, f"what {self.user_id} is to store")
-        return document
+    def to_json(self, where: object = "the document to store") -> bytes:
+        """The document; `where`, as text, names it in errors. Raises FormatError if it could not be read again."""
+        return checked_json(self, where)
 
     @classmethod
     def from_json(cls, document: bytes, where: object) -> CopickFilamentsFile:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import PydanticSerializationError
 
 from copick.errors import FormatError
 from copick.util.escape import check_clean
@@ -275,6 +277,8 @@ def wrong_objects(objects: Iterable[PickableObject]) -> str | None:
 class CopickLocation(BaseModel):
     """A position in ångström from the corner of the volume."""
 
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # null could not be read again
+
     x: float
     y: float
     z: float
@@ -343,8 +347,9 @@ class CopickPicksFile(Meta):
     points: list[CopickPoint] = Field(default_factory=list)
     trust_orientation: bool = True
 
-    def to_json(self) -> bytes:
-        return self.model_dump_json(indent=4).encode()
+    def to_json(self, where: object = "the document to store") -> bytes:
+        """The document; `where`, as text, names it in errors. Raises FormatError if it could not be read again."""
+        return checked_json(self, where)
 
     @classmethod
     def from_json(cls, document: bytes, where: object) -> CopickPicksFile:
@@ -353,6 +358,45 @@ class CopickPicksFile(Meta):
             return cls.model_validate_json(document)
         except ValidationError as error:
             raise FormatError(f"{where} is not a picks document: {describe(error)}") from error
+
+
+def checked_json(file: Any, where: object) -> bytes:
+    """What a document is stored as, after it was read again: changes in place are not checked when they are made.
+
+    Args:
+        file: A `Meta` with `from_json`.
+        where: As text, names it in errors.
+
+    Raises:
+        FormatError: It could not be read.
+    """
+    try:
+        document: bytes = file.model_dump_json(indent=4, warnings=False).encode()
+    except PydanticSerializationError as error:
+        raise FormatError(f"{where} cannot be written: {error}") from error
+    file.from_json(document, where)
+    return document
+
+
+def check_finite(document: bytes, where: object) -> None:
+    """Refuse a document with numbers that JSON does not have. copick 1.x writes them, and other programs cannot read that.
+
+    Raises:
+        FormatError: It has one; the text says where.
+    """
+    if b"NaN" not in document and b"Infinity" not in document:
+        return
+    for path, value in _numbers(json.loads(document)):
+        if not math.isfinite(value):
+            raise FormatError(f"{where}: {path} is {value}; it must be a finite number")
+
+
+def _numbers(part: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(part, float):
+        yield path, part
+    elif isinstance(part, dict | list):
+        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+            yield from _numbers(value, f"{path}.{key}" if path else str(key))
 
 
 def _lowered(message: str) -> str:

@@ -373,7 +373,7 @@ def smallest_unsigned(data: npt.NDArray[Any]) -> np.dtype[Any]:
     smallest = np.min_scalar_type(int(high))
     if smallest.kind != "u":
         raise ValueError(f"labels up to {high} fit no unsigned type")
-    return max(np.dtype(np.uint8), smallest)
+    return np.dtype(smallest.str)  # there are two types of 64 bits, and zarr knows one
 
 
 def exact_cast(data: npt.NDArray[Any], dtype: npt.DTypeLike, what: str) -> npt.NDArray[Any]:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
@@ -216,6 +216,10 @@ class MappingStore(MappingCalls, WrapperStore[Any]):
                 yield key
 
 
+Walk = Callable[[str], "Iterator[list[str]]"]
+"""A folder of a store → the keys below it, a few at a time."""
+
+
 class VolumeStore(MappingStore):
     """The store of a volume as its files are meant: what old tools left unsaid is filled in, and nothing is written for it.
 
@@ -223,12 +227,69 @@ class VolumeStore(MappingStore):
       would write one when it opens the store in its default mode.
     - Arrays that say `.` between the numbers of a chunk, or nothing, may have their chunks in directories: zarr's older
       stores and copick 1.x put them there whatever the array says. zarr would find no chunks, and read zeros.
+    - Keys are listed by `walk`, which fails when a folder cannot be listed. zarr's own stores would leave out what is in it.
+
+    Args:
+        store, where, explain: As for `MappingStore`.
+        walk: Lists the keys. It may wait for the place: it is called on a thread of its own.
+        check: Called when a key is not there, and before one is written: raises an error if that is because nothing is. Else
+            chunks on a disk that is gone would be read as fill value, and written into the folder that it was mounted on.
     """
+
+    def __init__(
+        self, store: Store, where: str, explain: Explain, walk: Walk, check: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__(store, where, explain)
+        self._walk, self._check = walk, check or _trusted
+
+    def _with_store(self, store: Store) -> Self:
+        return type(self)(store, self.where, cast("Explain", self._explain), self._walk, self._check)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check()
+        await super().set(key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        self._check()
+        super().set_sync(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        self._check()
+        await super().set_if_not_exists(key, value)
+
+    async def exists(self, key: str) -> bool:
+        found = await super().exists(key)
+        if not found:
+            self._check()
+        return found
+
+    def get_sync(
+        self, key: str, *, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        found = super().get_sync(key, prototype=prototype, byte_range=byte_range)
+        if found is None:
+            self._check()
+        return found
+
+    async def list(self) -> AsyncIterator[str]:
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        folder = prefix.rstrip("/")
+        with self._asking(folder):
+            keys = self._walk(folder)
+            # In steps, so that who is interrupted does not wait for all of it.
+            while (some := await asyncio.to_thread(next, keys, None)) is not None:
+                for key in some:
+                    yield key
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         found = await super().get(key, prototype, byte_range)
+        if found is None:
+            self._check()
         if byte_range is not None:
             return found
         if key == ".zgroup" and found is None:
@@ -260,6 +321,10 @@ class VolumeStore(MappingStore):
             if re.fullmatch(r"[0-9]+(\.[0-9]+)*", name):
                 return "." not in name
         return False
+
+
+def _trusted() -> None:
+    """Of a place that says itself when it fails."""
 
 
 class WatchedStore(MappingStore):

@@ -11,7 +11,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
     from copick.cache.contact import Contact
+
+T = TypeVar("T")
 
 _METADATA = (".zarray", ".zattrs", ".zgroup", "zarr.json")
 """Consolidated metadata (`.zmetadata`) describes the source's chunks and is not passed on."""
@@ -103,6 +105,11 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
             "set_region, or to the store that zarr() of an entity in a layer that can be written gives"
         )
 
+    @property
+    def where(self) -> str:
+        """Names the volume in errors: layer and path."""
+        return self._source.where
+
     def __repr__(self) -> str:
         return f"<CachingZarrStore of {self._source.where!r} in {self.local_path}>"
 
@@ -153,9 +160,7 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
             return None
         data = self._held(key)
         if data is None:
-            data = await asyncio.get_running_loop().run_in_executor(
-                self.cache_manager.waiters, self._fetched, key
-            )
+            data = await self._elsewhere(self._fetched, key)
         if data is None:
             return None
         return prototype.buffer.from_array_like(_cut(np.frombuffer(data, np.uint8), byte_range))
@@ -235,6 +240,15 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
     async def exists(self, key: str) -> bool:
         return await self.get(key, default_buffer_prototype()) is not None
 
+    async def _elsewhere(self, work: Callable[..., T], *args: Any) -> T:
+        """What `work` returns, on another thread."""
+        loop = asyncio.get_running_loop()
+        # Not as a future's exception: at the end of Python nobody takes it, and asyncio prints it.
+        answer, error = await loop.run_in_executor(self.cache_manager.waiters, _attempt, work, *args)
+        if error is not None:
+            raise error
+        return cast("T", answer)
+
     def list(self) -> AsyncIterator[str]:
         return self.list_prefix("")
 
@@ -242,16 +256,15 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
         """The keys under `prefix`: the source's, with each of its chunks replaced by the cached chunks that hold its data."""
         if prefix and not _inside(prefix.rstrip("/")):
             return
-        wait = asyncio.get_running_loop().run_in_executor
         start = prefix
         for path, _ in self._places(prefix):
-            if await wait(self.cache_manager.waiters, self._is_array, path):
+            if await self._elsewhere(self._is_array, path):
                 start = f"{path}/" if path else ""  # the source names and divides the chunks in its own way
         there = {key async for key in self.parent_store.list_prefix(start)}
         arrays = {key.rpartition("/")[0] for key in there if key.endswith((".zarray", "zarr.json"))}
         keys = {key for key in there if key.rpartition("/")[2] in _METADATA}
         for path in sorted(arrays):
-            keys |= await wait(self.cache_manager.waiters, self._chunk_keys, path, there)
+            keys |= await self._elsewhere(self._chunk_keys, path, there)
         for key in sorted(keys):
             if key.startswith(prefix):
                 yield key
@@ -268,9 +281,8 @@ class CachingZarrStore(MappingCalls, ReadOnlyStore):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """The names directly under `prefix`."""
         base = prefix.strip("/")
-        wait = asyncio.get_running_loop().run_in_executor
         inside = [path for path, _ in self._places(base + "/") if path or base == ""]
-        if any([await wait(self.cache_manager.waiters, self._is_array, path) for path in inside]):
+        if any([await self._elsewhere(self._is_array, path) for path in inside]):
             start = f"{base}/" if base else ""
             names = {key[len(start) :].partition("/")[0] async for key in self.list_prefix(start)}
         else:
@@ -297,6 +309,14 @@ def _reopened(
     return CachingZarrStore(
         local_path, open_store, manager, origin=origin, where=where, ask_tag=ask_tag, contact=contact
     )
+
+
+def _attempt(work: Callable[..., T], *args: Any) -> tuple[T | None, Exception | None]:
+    """What `work` returns, or what it raises."""
+    try:
+        return work(*args), None
+    except Exception as error:  # noqa: BLE001 (it belongs to whoever waits)
+        return None, error
 
 
 def _inside(key: str) -> bool:

@@ -325,7 +325,7 @@ class Writer:
         return self._look(layer, ref, known, None, full=True)
 
     def _drop_runs(self, layer: Layer, listed: Iterable[Ref], run: str | None) -> None:
-        """Runs that a layer no longer has."""
+        """Runs that a layer no longer has. Raises LayerError if it has none because the place is gone."""
         names = {str(ref.values[0]) for ref in listed}
         with self.database.reading() as db:
             rows = db.execute(
@@ -333,6 +333,10 @@ class Writer:
                 (layer.name,),
             )
             gone = [name for (name,) in rows if name not in names and run in (None, name)]
+        if gone and (problem := layer.source.nowhere()):
+            raise LayerError(
+                f"{layer.location.strip()}: {problem}; what it held is kept until it is there again"
+            )
         for name in gone:
             known = self._known(layer, [name])
             if layer.source.exists(Ref(RUN, (name,))):

@@ -149,7 +149,8 @@ def _pending(
         return None
     name = cache.layer_name or "cache"
     zarr_format = getattr(config, "zarr_format", 2)
-    return FilesystemLayer(CopickConfigFS(root=root, layer_name=name, zarr_format=zarr_format), name)
+    place_config = CopickConfigFS(root=root, layer_name=name, zarr_format=zarr_format)
+    return FilesystemLayer(place_config, name, lasting=False)  # it goes with the cache
 
 
 def _name(place: LayerConfig) -> str:

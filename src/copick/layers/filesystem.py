@@ -16,6 +16,7 @@ from copick.layers.protocols import filesystem_class
 from copick.util.urls import secrets_in, shown_url, without
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Callable, Iterator
 
     from zarr.abc.store import Store
@@ -49,13 +50,17 @@ PARTIAL = ".copick-partial-"
 
 
 class FilesystemLayer(Layer):
-    """The copick directory layout under one root."""
+    """The copick directory layout under one root.
 
-    def __init__(self, config: CopickConfigFS, name: str) -> None:
+    Args:
+        lasting: A local root that was there is missed when it is gone. False: it may go, and is then empty.
+    """
+
+    def __init__(self, config: CopickConfigFS, name: str, *, lasting: bool = True) -> None:
         self.name, self.read_only, self.config = name, config.read_only, config
         self.is_local = config.protocol == "file"
         self.place: Place = (
-            LocalPlace(config.root)
+            LocalPlace(config.root, lasting=lasting)
             if self.is_local
             else RemotePlace(config.root, config.protocol, config.fs_args, config.timeout_s)
         )
@@ -86,8 +91,16 @@ class FilesystemLayer(Layer):
                 raise ConfigError(
                     f"layer {self.name!r}: root {self._shown!r} cannot be used: {error}"
                 ) from error
-        elif self.config.must_exist and (problem := self.place.missing_root(self.read_only)):
+            return
+        problem = self.place.missing_root(self.read_only)
+        if problem and self.config.must_exist:
             raise ConfigError(f"layer {self.name!r}: root {self.place.root!r} cannot be used: {problem}")
+        if not problem and not self.place.had_root:
+            logger.warning(
+                "layer %r: root %s is not there; the first write will make it, unless a disk has to be mounted first",
+                self.name,
+                self._shown,
+            )
 
     def ensure(self, *, create: bool = False) -> bool:
         if create:
@@ -192,18 +205,28 @@ class FilesystemLayer(Layer):
         found[ref] = meta
 
     def _check_root(self) -> None:
-        """Called when something is missing: it may be that all of it is. A remote place is asked once."""
+        """Called when something is missing, or is about to be made: it may be that all is. A remote place is asked once."""
         if self.is_local or not self._has_root:  # a mount may vanish
             if problem := self.place.missing_root(self.read_only):
                 self._without_root(problem)
             self._has_root = True
 
+    def nowhere(self) -> str | None:
+        return self.place.missing_root(read_only=True) if self.is_local else None
+
     def _without_root(self, problem: str) -> None:
         text = f"layer {self.name!r}: root {self._shown!r} cannot be read: {problem}"
+        if self.place.had_root:
+            raise LayerError(f"{text}; it was there before: is its disk mounted?")
         if self.config.must_exist:
             raise LayerError(f"{text}; check the address")
         if not self._has_root:
             logger.warning("%s; it is taken for empty", text)
+
+    def check_writable(self, what: object) -> None:
+        super().check_writable(what)
+        if self.is_local:
+            self._check_root()
 
     def exists(self, ref: Ref) -> bool:
         path = self.path(ref)
@@ -320,6 +343,7 @@ class FilesystemLayer(Layer):
             try:
                 return self.place.read(path)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                self._check_root()
                 return None
 
     def _store(self, path: str, shown: str, *, read_only: bool) -> Store:
@@ -328,8 +352,20 @@ class FilesystemLayer(Layer):
         with self._asking(shown):
             store = self.place.store(path, read_only=read_only)
         return VolumeStore(
-            store, f"layer {self.name!r}: {self._shown}/{shown}", partial(self._failure, shown)
+            store,
+            f"layer {self.name!r}: {self._shown}/{shown}",
+            partial(self._failure, shown),
+            partial(self._keys, path),
+            self._check_root if self.is_local else None,
         )
+
+    def _keys(self, path: str, folder: str) -> Iterator[builtins.list[str]]:
+        """The keys of the store at `path` that lie below a folder of it."""
+        try:
+            for found in self.place.files(f"{path}/{folder}".rstrip("/")):
+                yield [f"{folder}/{key}" if folder else key for key in found]
+        except (FileNotFoundError, NotADirectoryError):  # a store may be empty
+            self._check_root()
 
     @contextlib.contextmanager
     def writing(self, ref: Ref, *, keep: bool = False) -> Iterator[Store]:

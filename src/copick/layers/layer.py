@@ -84,6 +84,13 @@ class Layer(ABC):
         """
         return None
 
+    def nowhere(self) -> str | None:
+        """What is wrong with the place itself if it is not there, so that the layer lists nothing. None: it is, or that is unknown.
+
+        A folder that is written and not there yet is no error; but who remembers that it held something knows better.
+        """
+        return None
+
     def odd_name(self, ref: Ref) -> str | None:
         """What the file of `ref` is called here, if a listing found it under another name than we would give it."""
         return None

@@ -26,12 +26,13 @@ from copick.layers.ahead import Ahead, Entry, FoldersAhead, StoreAhead
 from copick.layers.protocols import OBJECT_STORES, filesystem_class, with_timeouts
 from copick.layers.stamps import local_stamps, remote_stamps
 from copick.layers.tags import read_at, tag_at
+from copick.layers.walks import attempt, is_absence, walked
 from copick.util.folders import standing
 from copick.util.lazy import lazy
 from copick.util.urls import local_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from zarr.abc.store import Store
@@ -58,6 +59,13 @@ class Place(Protocol):
     def entries(self, path: str) -> list[Entry]: ...
     def known(self, path: str) -> list[Entry] | None:
         """What `entries` would say if that is known already; else None. Raises FileNotFoundError."""
+
+    def files(self, path: str) -> Iterator[list[str]]:
+        """Every file below a folder, by its path from there, a few at a time.
+
+        Raises FileNotFoundError or NotADirectoryError if there is no such folder, anything else if one in it cannot be listed.
+        """
+        ...
 
     def stamps(self, path: str, parts: Sequence[str]) -> dict[str, str | None] | None:
         """What changes with the content of each entry of a folder: of a file, or of these `parts` of a folder.
@@ -98,6 +106,11 @@ class Place(Protocol):
     def missing_root(self, read_only: bool) -> str | None:
         """What is wrong with the root itself, if it is not there and should be."""
 
+    @property
+    def had_root(self) -> bool:
+        """Whether the root was there: then it should be. Remote places do not say."""
+        ...
+
     def address(self, path: str) -> tuple[Any, str]:
         """The fsspec filesystem, and what `path` is called there."""
 
@@ -116,8 +129,14 @@ class LocalPlace:
 
     can_rename = True
 
-    def __init__(self, root: str) -> None:
-        self.root = local_path(root)
+    def __init__(self, root: str, *, lasting: bool = True) -> None:
+        """`lasting`: a root that was there is missed when it is gone, for example with the disk that it is on."""
+        self.root, self._lasting = local_path(root), lasting
+        self._disk: int | None = None  # that the root was seen on
+
+    @property
+    def had_root(self) -> bool:
+        return self._disk is not None
 
     def _at(self, path: str) -> str:
         return os.path.join(self.root, path.replace("/", os.sep)) if path else self.root
@@ -128,6 +147,9 @@ class LocalPlace:
 
     def known(self, path: str) -> list[Entry] | None:
         return None
+
+    def files(self, path: str) -> Iterator[list[str]]:
+        return walked(path, lambda folders: {folder: attempt(self.entries, folder) for folder in folders})
 
     def stamps(self, path: str, parts: Sequence[str]) -> dict[str, str | None] | None:
         return local_stamps(self._at(path), parts)
@@ -155,12 +177,18 @@ class LocalPlace:
             with os.fdopen(_new_file(temporary), "wb") as file:
                 file.write(content)
             os.replace(temporary, target)
+            self._made()
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
 
     def make_folder(self, path: str) -> None:
         _make_folders(self._at(path))
+        self._made()
+
+    def _made(self) -> None:
+        if self._disk is None:
+            self.missing_root(False)
 
     def remove_file(self, path: str) -> None:
         os.unlink(self._at(path))
@@ -203,14 +231,21 @@ class LocalPlace:
     def missing_root(self, read_only: bool) -> str | None:
         # Asked once: somebody may be making it now.
         try:
-            return None if stat.S_ISDIR(os.stat(self.root).st_mode) else "it is not a directory"
+            found = os.stat(self.root)
         except FileNotFoundError:
             if os.path.islink(self.root):
                 return "it is a link to nothing"
         except OSError as error:
             return error.strerror or str(error)
-        # A writable one is made on the first write.
-        return "there is no such directory" if read_only else None
+        else:
+            if not stat.S_ISDIR(found.st_mode):
+                return "it is not a directory"
+            if self._disk not in (None, found.st_dev) and not os.listdir(self.root):
+                return "it is empty, and not on the disk that it was on"  # where that disk was mounted
+            self._disk = found.st_dev if self._lasting else None
+            return None
+        # A new one is made on the first write.
+        return "there is no such directory" if read_only or self.had_root else None
 
     def address(self, path: str) -> tuple[Any, str]:
         import fsspec
@@ -237,6 +272,8 @@ _LOST = {"ConnectionLost", "DisconnectError", "ChannelOpenError", "SFTPConnectio
 
 class RemotePlace:
     """A directory of any fsspec filesystem."""
+
+    had_root = False
 
     def __init__(self, url: str, protocol: str, fs_args: dict[str, Any], timeout_s: float) -> None:
         self.url, self.protocol = url.rstrip("/"), protocol
@@ -292,6 +329,15 @@ class RemotePlace:
     def known(self, path: str) -> list[Entry] | None:
         return self._ahead.known(path) if self._ahead else None
 
+    def files(self, path: str) -> Iterator[list[str]]:
+        if self.protocol not in OBJECT_STORES:
+            return walked(path, self._listings)
+        folder = self._at(path) + "/"  # these list the keys below a prefix at once, or fail
+        found = [str(name) for name in self.fs.find(folder)]
+        return iter(
+            [[name.removeprefix(folder) for name in found if name.startswith(folder) and name != folder]]
+        )
+
     def stamps(self, path: str, parts: Sequence[str]) -> dict[str, str | None] | None:
         if self.is_http:  # pages of links tell no times
             return None
@@ -303,25 +349,28 @@ class RemotePlace:
         folder = self._at(path)
         return self._entries(path, self.fs.ls(folder + "/" if self.is_http else folder, detail=True))
 
-    def ask_together(self, paths: list[str]) -> dict[str, list[Entry] | None]:
+    def ask_together(self, paths: Sequence[str]) -> dict[str, list[Entry] | None]:
         """What folders hold; None for those that are not there. Those that could not be asked are missing."""
+        found = self._listings(paths)
+        absent = dict.fromkeys(path for path, answer in found.items() if is_absence(answer))
+        return {path: answer for path, answer in found.items() if not isinstance(answer, Exception)} | absent
+
+    def _listings(self, paths: Sequence[str]) -> dict[str, list[Entry] | Exception]:
+        """What folders hold, asked together, or why that is not known."""
         from fsspec.asyn import sync
 
-        fs, folders = self.fs, [self._at(path) + "/" * self.is_http for path in paths]
+        fs = self.fs
+        if not fs.async_impl:
+            return {path: attempt(self.ask, path) for path in paths}
+        folders = [self._at(path) + "/" * self.is_http for path in paths]
 
         async def answers() -> list[Any]:
             return await asyncio.gather(*map(partial(fs._ls, detail=True), folders), return_exceptions=True)
 
-        found: dict[str, list[Entry] | None] = {}
-        for path, answer in zip(paths, sync(fs.loop, answers), strict=True):
-            try:
-                if not isinstance(answer, BaseException):
-                    found[path] = self._entries(path, answer)
-                elif isinstance(answer, FileNotFoundError):
-                    found[path] = None
-            except NotADirectoryError:
-                found[path] = None
-        return found
+        return {
+            path: answer if isinstance(answer, Exception) else attempt(self._entries, path, answer)
+            for path, answer in zip(paths, sync(fs.loop, answers), strict=True)
+        }
 
     def _entries(self, path: str, listed: list[dict[str, Any]]) -> list[Entry]:
         folder = self._at(path)

@@ -7,24 +7,31 @@ import hashlib
 import json
 import os
 import tempfile
+from concurrent.futures import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from copick.errors import LayerError, NotFoundError
 from copick.kinds import CHILDREN
 from copick.layers.places import ROOT_DOCUMENTS
+from copick.util import stopping
 from copick.util.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Coroutine, Iterable, Iterator
 
     from zarr.abc.store import Store
 
     from copick.kinds import Ref
     from copick.layers.layer import Layer
 
+T = TypeVar("T")
+
 AT_ONCE = 8
 """Keys under way at a time. A chunk may take 67 MB."""
+
+NODES = {"zarr.json", ".zarray", ".zgroup"}
+"""Documents that arrays and groups have: one of these at least."""
 
 LOCK_TIMEOUT_S = 3600.0
 """How long another process may copy an array before this one copies it, too."""
@@ -79,10 +86,10 @@ def _same_array(one: Store, other: Store) -> bool:
     from copick.stores import run
 
     async def compare() -> bool:
-        keys = sorted([key async for key in one.list()])
-        if keys != sorted([key async for key in other.list()]):
+        keys = await listed(one)
+        if keys != await listed(other):
             return False
-        for key in keys:
+        for key in sorted(keys):
             here, there = [await store.get(key, default_buffer_prototype()) for store in (one, other)]
             if here is None or there is None or here.to_bytes() != there.to_bytes():
                 return False
@@ -103,24 +110,32 @@ def said(document: bytes) -> dict[str, Any]:
 def copy_array(source: Store, target: Store, what: str) -> None:
     """Copy every key of `source` into `target`, which then holds these and no others; `what` names it in the progress bar.
 
-    After a failure or an interrupt (Ctrl-C) it returns only when nothing is being written any more.
+    After a failure or an interrupt (Ctrl-C, also of whom this thread works for) it returns only when nothing is being written
+    any more.
 
     Raises:
-        LayerError: Something was removed while it was copied, from the one or the other.
+        LayerError: The source cannot be listed or read, or holds no array; or something was removed while it was copied, from
+            the one or the other.
     """
     import asyncio
 
     from zarr.core.sync import _get_loop
 
     stopped = False
+    reads: set[asyncio.Future[Any]] = set()
 
     async def copy() -> None:
-        wanted = {key async for key in source.list()}
+        wanted = await read(listed(source))
+        if not any(key.rpartition("/")[2] in NODES for key in wanted):
+            raise LayerError(
+                f"copying {what} failed: {getattr(source, 'where', '') or source} holds no array and no group; check that "
+                "it is there and that it can be listed"
+            )
         roots = wanted & ROOT_DOCUMENTS
         with Progress(f"copying {what}", len(wanted)) as progress:
             await copy_all(sorted(wanted - roots), progress)
             await copy_all(sorted(roots), progress)
-        there = {key async for key in target.list()}
+        there = await listed(target)
         for key in there - wanted:  # left by an earlier attempt
             await target.delete(key)
         if (lost := wanted - there) and not stopped:
@@ -144,7 +159,7 @@ def copy_array(source: Store, target: Store, what: str) -> None:
             for key in keys:
                 if stopped:
                     return
-                data = await source.get(key, default_buffer_prototype())
+                data = await read(source.get(key, default_buffer_prototype()))
                 if data is None:
                     raise _changed(what, f"its {key} was removed at the source")
                 await target.set(key, data)
@@ -153,13 +168,34 @@ def copy_array(source: Store, target: Store, what: str) -> None:
             stopped = True
             raise
 
-    future = asyncio.run_coroutine_threadsafe(copy(), _get_loop())
-    try:
-        future.result()
-    except BaseException:
+    async def read(answer: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.ensure_future(answer)
+        reads.add(task)
+        try:
+            return await task
+        finally:
+            reads.discard(task)
+
+    def stop() -> None:
+        nonlocal stopped
         stopped = True
-        future.exception()
+        for task in reads:
+            task.cancel()
+
+    stopping.check()
+    loop = _get_loop()
+    future = asyncio.run_coroutine_threadsafe(copy(), loop)
+    try:
+        stopping.result(future)
+    except BaseException:
+        loop.call_soon_threadsafe(stop)  # nobody waits for what is only read
+        wait([future])
         raise
+
+
+async def listed(store: Store) -> set[str]:
+    """The keys of a store."""
+    return {key async for key in store.list()}
 
 
 def _changed(what: str, how: str) -> LayerError:

@@ -7,10 +7,11 @@ import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from copick.errors import ConfigError, CopickError, FormatError, NotFoundError
 from copick.kinds import PICKS
-from copick.meta import PORTAL_USER, CopickLocation, CopickPicksFile, CopickPoint
+from copick.meta import PORTAL_USER, CopickLocation, CopickPicksFile, CopickPoint, check_finite, describe
 from copick.models.entity import Entity
 from copick.util.lazy import lazy
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from copick.models.run import CopickRun
 
 logger = logging.getLogger(__name__)
+
+ANGSTROM = ("angstrom", "ångström", "å")
+"""How documents spell the unit that positions have."""
 
 TOOL_SESSION = "0"
 """The session id that marks what a tool made."""
@@ -112,6 +116,8 @@ class Document(ObjectAnnotation):
             self._known_before = frozenset(file.model_fields_set)
 
     _loaded = False
+    _unit = ANGSTROM[0]
+    """What the document said it was, so that it is told once."""
 
     @lazy
     def _known_before(self) -> frozenset[str]:
@@ -147,6 +153,14 @@ class Document(ObjectAnnotation):
         said, self._said = self._said, self._says()
         if self._said != said and self._said != [*self.ref.values]:
             logger.warning("%s: the document says %s; its file name counts", self._where(), self._said)
+        unit, self._unit = self._unit, self.meta.unit
+        if self._unit != unit and self._unit.lower() not in ANGSTROM:
+            logger.warning(
+                "%s (%s): the document says that its unit is %r; positions are taken for ångström as they are",
+                self._where(),
+                self.ref.path,
+                self._unit,
+            )
         return self.meta
 
     def _ensure_loaded(self) -> None:
@@ -169,7 +183,8 @@ class Document(ObjectAnnotation):
 
         Raises:
             ReadOnlyError: No layer can be written.
-            FormatError: The user, session or object in `meta` was changed: that would be another document.
+            FormatError: The user, session or object in `meta` was changed: that would be another document. Or it could not be read
+                again: something in it is no number, or not finite. What was stored before stays.
         """
         if not self._loaded and self.layer.exists(self.ref):
             self._ensure_loaded()
@@ -178,8 +193,11 @@ class Document(ObjectAnnotation):
 
     def _create(self) -> None:
         self._check_name()
+        where = f"{self.ref} as it is to be stored"
+        document = self.meta.to_json(where)
+        check_finite(document, where)
         self._loaded = True
-        self.layer.save(self.ref, self.meta.to_json())
+        self.layer.save(self.ref, document)
 
     def _check_name(self) -> None:
         if self._says() != self._said:
@@ -209,12 +227,17 @@ class CopickPicks(Document):
 
     @property
     def points(self) -> list[CopickPoint]:
-        """Loaded on first access. Changes are kept in memory until `store()`."""
+        """Loaded on first access. Changes are kept in memory until `store()`. Set to what are no points: FormatError."""
         self._ensure_loaded()
         return self.meta.points
 
     @points.setter
     def points(self, points: list[CopickPoint]) -> None:
+        if not isinstance(points, list) or not all(isinstance(point, CopickPoint) for point in points):
+            try:
+                points = TypeAdapter(list[CopickPoint]).validate_python(points)
+            except ValidationError as error:
+                raise FormatError(f"{self.ref}: points: {describe(error)}") from None
         self._set("points", points)
 
     def numpy(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from copick.errors import ConfigError, FormatError
 from copick.kinds import MESH
 from copick.models.annotations import ObjectAnnotation
@@ -60,6 +62,7 @@ class CopickMesh(ObjectAnnotation):
 
         Raises:
             TypeError: What was set as `mesh` is nothing that can be written.
+            FormatError: A vertex is not finite.
             ReadOnlyError: No layer can be written.
         """
         self._write()
@@ -72,6 +75,11 @@ class CopickMesh(ObjectAnnotation):
         scene = mesh if isinstance(mesh, _trimesh().Scene) else mesh.scene()
         if not scene.geometry:  # its writer refuses a scene of nothing, but not one of an empty surface
             scene = _trimesh().Scene(_trimesh().Trimesh())
+        for name, part in scene.geometry.items():
+            if not np.isfinite(getattr(part, "vertices", 0.0)).all():
+                raise FormatError(
+                    f"{self.ref}: vertices of {name!r} are not finite; readers would find nothing there"
+                )
         self.layer.save(self.ref, scene.export(file_type="glb"))
 
     def _create(self) -> None:

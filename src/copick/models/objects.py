@@ -128,7 +128,7 @@ class CopickObject(Volume):
 
     def numpy(
         self,
-        zarr_group: str = "0",
+        zarr_group: str | None = "0",
         x: slice = ALL,
         y: slice = ALL,
         z: slice = ALL,
@@ -182,7 +182,7 @@ class CopickObject(Volume):
         self._need_particle()
         super()._create()
 
-    def _write_region(self, data: npt.ArrayLike, zarr_group: str, slices: Sequence[slice]) -> None:
+    def _write_region(self, data: npt.ArrayLike, zarr_group: str | None, slices: Sequence[slice]) -> None:
         self._need_particle()
         super()._write_region(data, zarr_group, slices)
 

@@ -104,7 +104,7 @@ class CopickSegmentation(Annotation, Volume):
 
     def numpy(
         self,
-        zarr_group: str = "0",
+        zarr_group: str | None = "0",
         x: slice = ALL,
         y: slice = ALL,
         z: slice = ALL,
@@ -157,6 +157,8 @@ class CopickSegmentation(Annotation, Volume):
                         f"a panoptic segmentation is an array (2, z, y, x) of labels and instance ids, not {values.shape}"
                     )
                 self._check(values[0], values[1])
+            if dtype is not None and np.dtype(dtype).kind not in "biu":
+                raise ValueError(f"labels are stored as whole numbers, not as {np.dtype(dtype)}")
             floor = np.uint16 if self.is_instance or self.is_panoptic else np.uint8
             needed = label_dtype(values, floor)
             cast = checked_label_cast(values, needed if dtype is None else dtype)
@@ -173,7 +175,7 @@ class CopickSegmentation(Annotation, Volume):
     def set_region(
         self,
         data: npt.ArrayLike,
-        zarr_group: str = "0",
+        zarr_group: str | None = "0",
         x: slice = ALL,
         y: slice = ALL,
         z: slice = ALL,
@@ -208,7 +210,9 @@ class CopickSegmentation(Annotation, Volume):
 
     # Instances
 
-    def instance_ids(self, zarr_group: str = "0", object_name: str | None = None) -> npt.NDArray[np.int64]:
+    def instance_ids(
+        self, zarr_group: str | None = "0", object_name: str | None = None
+    ) -> npt.NDArray[np.int64]:
         """The ids there are, sorted, without 0.
 
         Args:
@@ -234,7 +238,7 @@ class CopickSegmentation(Annotation, Volume):
         inside: npt.NDArray[np.int64] = together[together != 0]
         return inside
 
-    def segments(self, zarr_group: str = "0") -> list[tuple[str, int]]:
+    def segments(self, zarr_group: str | None = "0") -> list[tuple[str, int]]:
         """What a panoptic segmentation holds: (object name, instance id), sorted; id 0 = a part without one."""
         self._need_channels()
         pairs: set[tuple[int, int]] = set()
@@ -245,19 +249,19 @@ class CopickSegmentation(Annotation, Volume):
         names = {item.label: item.name for item in reversed(self._root.pickable_objects)}  # the first counts
         return sorted((names.get(label, str(label)), i) for label, i in pairs)
 
-    def label_volume(self, zarr_group: str = "0") -> npt.NDArray[Any]:
+    def label_volume(self, zarr_group: str | None = "0") -> npt.NDArray[Any]:
         """The labels of a panoptic segmentation: z, y, x."""
         self._need_channels()
         return self.numpy(zarr_group, channel="label")
 
-    def instance_volume(self, object_name: str, zarr_group: str = "0") -> npt.NDArray[Any]:
+    def instance_volume(self, object_name: str, zarr_group: str | None = "0") -> npt.NDArray[Any]:
         """The instance ids of one object in a panoptic segmentation, 0 elsewhere: z, y, x."""
         self._need_channels()
         label = self._label_of(object_name)
         labels, ids = self.numpy(zarr_group)
         return np.where(labels == label, ids, np.zeros((), ids.dtype))
 
-    def _blocks(self, zarr_group: str) -> Iterator[npt.NDArray[Any]]:
+    def _blocks(self, zarr_group: str | None) -> Iterator[npt.NDArray[Any]]:
         """The whole level in pieces of its chunks along z, y and x, channels first (1 where there are none)."""
         array = self.array(zarr_group)
         space, steps = array.shape[-3:], array.chunks[-3:]

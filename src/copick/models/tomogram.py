@@ -148,7 +148,7 @@ class CopickFeatures(StoredArray):
 
     def numpy(
         self,
-        zarr_group: str = "0",
+        zarr_group: str | None = "0",
         slices: Sequence[slice] | None = None,
         *,
         out: npt.NDArray[Any] | None = None,
@@ -204,7 +204,7 @@ class CopickFeatures(StoredArray):
         )
 
     def set_region(
-        self, data: npt.ArrayLike, zarr_group: str = "0", slices: Sequence[slice] | None = None
+        self, data: npt.ArrayLike, zarr_group: str | None = "0", slices: Sequence[slice] | None = None
     ) -> None:
         """Overwrite a box. Features that a read-only layer serves are first copied to the layer that is written.
 
@@ -220,7 +220,7 @@ class CopickFeatures(StoredArray):
             return False
         return True
 
-    def _checked(self, slices: Sequence[slice] | None, zarr_group: str) -> Sequence[slice]:
+    def _checked(self, slices: Sequence[slice] | None, zarr_group: str | None) -> Sequence[slice]:
         if slices is None:
             return ()
         rank = len(self.array(zarr_group).shape)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
+    from zarr.abc.store import Store
 
     from copick.cache.prefetch import Prefetch
     from copick.kinds import Ref
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from copick.stores import MappingCalls
 
 ALL = slice(None)
+_FINEST = "/"
+"""What the finest level is kept as, which no level can be called."""
 
 
 class StoredArray(Entity):
@@ -43,19 +46,35 @@ class StoredArray(Entity):
         store = serving.store(self._ref, write=not serving.read_only)
         return store if isinstance(store, MappingCalls) else MappingStore(store)
 
-    def array(self, level: str | int = "0") -> ArraySource:
+    def array(self, level: str | int | None = "0") -> ArraySource:
         """One level as an array-like: slice it, or hand it to napari or dask. Nothing is read until then.
+
+        Args:
+            level: Its path. None: the finest; so is "0" if none is called that and the metadata call the finest otherwise.
 
         Raises:
             NotFoundError: There is no such level; the text names those there are.
         """
-        path = _level(level)
+        path = _FINEST if level is None else _level(level)
         arrays = self._arrays.here()
         opened: ArraySource | None = arrays.get(path)
         if opened is None:
-            self._check_level(path)
-            opened = arrays[path] = open_array(self.layer.store(self._ref), path, str(self._ref))
+            opened = arrays[path] = self._open(self._finest() if level is None else path)
         return opened
+
+    def _open(self, path: str) -> ArraySource:
+        self._check_level(path)
+        store = self.layer.store(self._ref)
+        try:
+            return open_array(store, path, str(self._ref))
+        except NotFoundError:
+            if path != "0" or (finest := self._finest()) == "0":
+                raise
+            return open_array(store, finest, str(self._ref))
+
+    def _finest(self) -> str:
+        """The path of the finest level: "0" unless the metadata call it otherwise."""
+        return next(iter(self._levels()[0]), "0")
 
     def _check_level(self, path: str) -> None:
         try:
@@ -67,29 +86,21 @@ class StoredArray(Entity):
             ) from None
 
     def _read(
-        self, zarr_group: str, slices: Sequence[slice], out: npt.NDArray[Any] | None
+        self, zarr_group: str | None, slices: Sequence[slice], out: npt.NDArray[Any] | None
     ) -> npt.NDArray[Any]:
         # Sampling calls this for each patch: no work here beyond one look-up.
-        opened = self._arrays.get(zarr_group) if self._arrays.pid == os.getpid() else None
+        opened = self._arrays.get(zarr_group or _FINEST) if self._arrays.pid == os.getpid() else None
         return (self.array(zarr_group) if opened is None else opened).read(slices, out)
 
-    def _write_region(self, data: npt.ArrayLike, zarr_group: str, slices: Sequence[slice]) -> None:
+    def _write_region(self, data: npt.ArrayLike, zarr_group: str | None, slices: Sequence[slice]) -> None:
         """Overwrite a box of one level, where writes go; an array that is not there yet is first copied there."""
-        import zarr
-
         from copick.ome import exact_cast
 
-        level, what = _level(zarr_group), f"{self._ref}, level {zarr_group}"
+        level = self._finest() if zarr_group is None else _level(zarr_group)
         self._check_level(level)
+        what = f"{self._ref}, level {level}"
         with self.layer.writing(self._ref, keep=True) as store:
-            try:
-                target: Any = zarr.open_array(store, path=level, mode="r+")
-            except FileNotFoundError:
-                raise missing_array(store, level, str(self._ref)) from None
-            except CopickError:
-                raise
-            except Exception as error:  # metadata that cannot be understood
-                raise source_error(error, f"{self._ref}/{level}") from error
+            target = self._writable(store, level)
             selection = Selection.of(slices, target.shape)
             values = exact_cast(np.asarray(data), target.dtype, what)
             if values.ndim and values.shape != selection.count:
@@ -104,6 +115,21 @@ class StoredArray(Entity):
                 raise _write_error(error, what) from error
             finally:
                 self._written()
+
+    def _writable(self, store: Store, path: str) -> Any:
+        """One level as a zarr array to write to."""
+        import zarr
+
+        try:
+            return zarr.open_array(store, path=path, mode="r+")
+        except FileNotFoundError:
+            if path != "0" or (finest := self._finest()) == "0":
+                raise missing_array(store, path, str(self._ref)) from None
+            return self._writable(store, finest)
+        except CopickError:
+            raise
+        except Exception as error:  # metadata that cannot be understood
+            raise source_error(error, f"{self._ref}/{path}") from error
 
     def _replace(
         self, write: Callable[..., None], *data: Any, zarr_format: int | None, **options: Any
@@ -122,13 +148,31 @@ class StoredArray(Entity):
                 self._written()
 
     def levels(self) -> list[str]:
-        """The paths of its arrays, the finest first."""
+        """The paths of its arrays, the finest first.
+
+        Raises:
+            FormatError: The metadata cannot be understood.
+            LayerError: They could not be read.
+        """
+        described, there = self._levels()
+        return described or there
+
+    def _levels(self) -> tuple[list[str], list[str]]:
+        """The paths of the levels that the metadata describe, the finest first; if there are none, of its arrays."""
         import zarr
 
         from copick.ome import levels
 
-        group = zarr.open_group(self.layer.store(self._ref), mode="r")
-        return [level.path for level in levels(group.attrs, str(self._ref))] or sorted(group.array_keys())
+        store = self.layer.store(self._ref)
+        where = str(getattr(store, "where", "") or self._ref)
+        try:
+            group = zarr.open_group(store, mode="r")
+            described = [level.path for level in levels(group.attrs, where)]
+            return described, [] if described else sorted(group.array_keys())
+        except FileNotFoundError:  # nothing was written yet
+            return [], []
+        except Exception as error:  # metadata are whatever somebody wrote
+            raise source_error(error, where) from error
 
     def is_cached(self) -> bool:
         """Whether all of it, at every level, is in the cache; False without one, or if its levels cannot be asked for."""
@@ -164,11 +208,11 @@ class StoredArray(Entity):
 
 
 class Volume(StoredArray):
-    """An OME-Zarr multiscale volume. Arrays are z, y, x; level "0" is the finest."""
+    """An OME-Zarr multiscale volume. Arrays are z, y, x; level "0" is the finest, whatever the metadata call it."""
 
     def numpy(
         self,
-        zarr_group: str = "0",
+        zarr_group: str | None = "0",
         x: slice = ALL,
         y: slice = ALL,
         z: slice = ALL,
@@ -178,7 +222,7 @@ class Volume(StoredArray):
         """The voxels of a level, or of a box of it, as an array in z, y, x order.
 
         Args:
-            zarr_group: The level.
+            zarr_group: The level; None: the finest.
             x, y, z: Slices by NumPy's rules, in voxels of that level.
             out: Where to put them: same shape and dtype.
 
@@ -193,7 +237,7 @@ class Volume(StoredArray):
         self,
         starts: npt.ArrayLike,
         size: Sequence[int],
-        zarr_group: str = "0",
+        zarr_group: str | None = "0",
         out: npt.NDArray[Any] | None = None,
     ) -> npt.NDArray[Any]:
         """Boxes of one size: `starts` (n, 3) in voxels, z, y, x → (n, *size).
@@ -204,7 +248,7 @@ class Volume(StoredArray):
         return self.array(zarr_group).patches(starts, size, out)
 
     def prefetch_region(
-        self, zarr_group: str = "0", x: slice = ALL, y: slice = ALL, z: slice = ALL
+        self, zarr_group: str | None = "0", x: slice = ALL, y: slice = ALL, z: slice = ALL
     ) -> Prefetch | None:
         """Begin to bring a box into the cache, in the background; it can be waited for or cancelled. None without a cache."""
         from copick.cache.prefetch import begin
@@ -212,7 +256,7 @@ class Volume(StoredArray):
         return begin([(self.array(zarr_group), self._box(x, y, z))])
 
     def ensure_region_cached(
-        self, zarr_group: str = "0", x: slice = ALL, y: slice = ALL, z: slice = ALL
+        self, zarr_group: str | None = "0", x: slice = ALL, y: slice = ALL, z: slice = ALL
     ) -> bool:
         """Bring a box into the cache, with a progress bar; whether it is there now: False without a cache.
 
@@ -232,7 +276,7 @@ class Volume(StoredArray):
     def set_region(
         self,
         data: npt.ArrayLike,
-        zarr_group: str = "0",
+        zarr_group: str | None = "0",
         x: slice = ALL,
         y: slice = ALL,
         z: slice = ALL,

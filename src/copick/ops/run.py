@@ -6,11 +6,13 @@ import functools
 import logging
 import pickle
 import secrets
+import threading
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from copick.errors import UnknownNameError
 from copick.models import CopickRun
+from copick.util import stopping
 from copick.util.lazy import lazy
 from copick.util.progress import Progress
 from copick.util.words import nearest
@@ -42,7 +44,8 @@ def map_runs(
     """Call `callback(run, **run_args[i], **kwargs)` for each run, many at a time.
 
     An exception in the callback is logged with the name of its run, which then has the result None; the other
-    runs go on. An interrupt (Ctrl-C) cancels what has not started, and ends when nothing is running any more.
+    runs go on. An interrupt (Ctrl-C) cancels what has not started, stops copies of arrays that threads are making, and ends when
+    nothing is running any more.
 
     Args:
         callback: Its first argument is the run; None if the project has no run of that name.
@@ -76,11 +79,18 @@ def map_runs(
 
     parcel = _Parcel(root)
     pool = executor or _new_pool(min(workers, len(chosen)), parallelism)
+    stop = threading.Event()
+    # Other processes are stopped otherwise, and somebody else's executor may lead there.
+    call = (
+        functools.partial(stopping.until, stop, _call)
+        if executor is None and parallelism == "thread"
+        else _call
+    )
     futures: dict[Future[Any], str] = {}
     results: dict[str, Any] = dict.fromkeys(map(name_of, chosen))
     try:
         for run, own in zip(chosen, arguments, strict=True):
-            future = pool.submit(_call, _Ticket(parcel, run), callback, {**kwargs, **own})
+            future = pool.submit(call, _Ticket(parcel, run), callback, {**kwargs, **own})
             futures[future] = name_of(run)
         with Progress(task_desc or "Processing runs", len(futures)) as progress:
             for future in as_completed(futures):
@@ -92,6 +102,7 @@ def map_runs(
                 if show_progress:
                     progress.step()
     except BaseException:
+        stop.set()
         if executor is None and parallelism == "process":
             pool.shutdown(kill_workers=True)  # type: ignore[call-arg]
         else:

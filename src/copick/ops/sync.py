@@ -20,6 +20,7 @@ from copick.models import CopickRun
 from copick.models.entity import select
 from copick.ops.copies import copy_entity
 from copick.ops.run import chosen_runs, known_run, map_runs, report_results
+from copick.util import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -237,6 +238,7 @@ def _sync(
         often = Counter(each.key for each in copies)
         target = target_root.new_run(names[run.name], exist_ok=True)
         for each in copies:
+            stopping.check()
             try:
                 if often[each.key] > 1:
                     raise FormatError(f"{often[each.key]} sources have this target; map their names apart")
