@@ -145,7 +145,7 @@ def test_every_query_getter_and_creator_takes_layers(cls: type) -> None:
     methods = {
         name: method
         for name, method in inspect.getmembers(cls, inspect.isfunction)
-        if name.startswith(("query", "get_", "new_")) and not name.endswith("_object")
+        if name.startswith(("query", "get_", "new_")) and not name.endswith(("_object", "_stats"))
     }
     assert methods
     for method in methods.values():

@@ -479,7 +479,7 @@ def test_whether_a_place_is_there(tmp_path: Path, project: Path, server: FolderS
     server.close()
     assert not archive.ensure()
     (tmp_path / "file").write_text("")
-    with pytest.raises(LayerError, match=r"layer 'files': .*file/work failed"):
+    with pytest.raises(LayerError, match=r"layer 'files': .*file/work.* Not a directory"):
         files(tmp_path / "file/work").ensure(create=True)
 
 

@@ -14,6 +14,7 @@ import zarr
 from zarr.storage import LocalStore
 
 import copick
+from copick.errors import LayerError
 from copick.stores import VolumeStore
 from projects import OBJECTS, alone
 from support.trees import state
@@ -158,7 +159,7 @@ def test_a_region_is_written_where_the_chunks_are(tmp_path: Path, actual: str) -
 def test_metadata_that_cannot_be_mended_are_left_alone(tmp_path: Path, document: str) -> None:
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / ".zarray").write_text(document)
-    store = VolumeStore(LocalStore(tmp_path))
+    store = VolumeStore(LocalStore(tmp_path), "", lambda key, error: LayerError(key), lambda folder: iter([]))
     assert store["0/.zarray"] == document.encode()
 
 

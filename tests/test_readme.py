@@ -57,6 +57,7 @@ def test_every_block_runs(
             text = text.replace(there, place)
         return text
 
+    (tmp_path / "annotations").mkdir()
     monkeypatch.chdir(tmp_path)
     project, legacy = (here(text) for text in blocks("json"))
     Path("project.json").write_text(project)

@@ -128,6 +128,7 @@ class PortalServer:
 
     def __init__(self) -> None:
         self.model = model()
+        self._under_way, self._idle = 0, threading.Condition()
         self.clear()
         self._shuffled = random.Random(0)
         self._lock = threading.Lock()
@@ -136,7 +137,9 @@ class PortalServer:
         self._thread.start()
 
     def clear(self) -> None:
-        """Forget everything: rows, requests, faults."""
+        """Forget everything: rows, requests, faults. What somebody asked and did not wait for is answered first."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._under_way, timeout=30)
         self.tables: dict[str, dict[int, Row]] = defaultdict(dict)
         self.requests: list[PortalRequest] = []
         self.fail_next: list[int] = []
@@ -170,6 +173,16 @@ class PortalServer:
         return max(table, default=1000 * [*self.tables].index(type_name)) + 1
 
     def _answer(self, body: bytes) -> tuple[int, bytes]:
+        with self._idle:
+            self._under_way += 1
+        try:
+            return self._answered(body)
+        finally:
+            with self._idle:
+                self._under_way -= 1
+                self._idle.notify_all()
+
+    def _answered(self, body: bytes) -> tuple[int, bytes]:
         time.sleep(self.latency_s)
         with self._lock:
             if self.fail_next:
