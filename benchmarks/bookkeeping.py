@@ -171,8 +171,9 @@ def _read_while_learning(
     began = time.perf_counter()
     upkeep = threading.Thread(target=manager.budget.heal)
     upkeep.start()
-    ended = [began]
-    while upkeep.is_alive():
+    ended, is_last = [began], False
+    while not is_last:
+        is_last = not upkeep.is_alive()
         array.read((slice(1),) * 3)
         ended.append(time.perf_counter())
     note("learn of all chunks", began)
