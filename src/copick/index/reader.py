@@ -202,11 +202,11 @@ class Reader:
 
         Each value that SQLite hands out costs as much as half an object here, so each kind is asked for what its key has.
         """
-        key = ", ".join(f"e.{COLUMN[field]}" for field in kind.identity)
+        columns = ", ".join(f"e.{COLUMN[field]}" for field in kind.identity)
         # What no layer holds may be what something lies beside.
         join = "LEFT JOIN" if kind in CHILDREN else "JOIN"
         rows = db.execute(
-            f"SELECT e.id, e.parent, {key}, h.layer, h.listed FROM entities AS e {join} holdings AS h ON h.entity = e.id "
+            f"SELECT e.id, e.parent, {columns}, h.layer, h.listed FROM entities AS e {join} holdings AS h ON h.entity = e.id "
             f"WHERE e.kind = ? AND {where}",
             (kind.name, *values),
         )
@@ -219,22 +219,24 @@ class Reader:
                 several.setdefault(row[0], [first]).append(row)
         alone = {id: self.members([name]) for id, name in layers.items()}
         groups: dict[int, tuple[Ref | None, Listing]] = {}
+        is_flagged, has_children, new = bool(kind.flags), kind in CHILDREN, tuple.__new__
         for id, row in held.items():
             group = groups.get(row[1])
             if group is None:
                 group = groups[row[1]] = known[row[1]], Listing([], {})
             parent, (entries, holding) = group
-            ref = Ref._make((kind, key_of(kind, row[2:-2]), parent))
-            meta = None if row[-1] is None else self._meta(ref, [(layers[row[-2]], row[-1])])
-            holders = alone[row[-2]]
-            if id in several:
+            key = row[2:-2]
+            ref = new(Ref, (kind, key_of(kind, key) if is_flagged else key, parent))
+            said, holders = row[-1], alone[row[-2]]
+            meta = None if said is None else self._meta(ref, [(layers[row[-2]], said)])
+            if several and id in several:
                 by_layer = {layer: listed for *_, layer, listed in several[id]}
                 named = [layer for layer in layers if layer in by_layer]
                 meta = self._meta(ref, [(layers[layer], by_layer[layer]) for layer in named])
                 holders = self.members([layers[layer] for layer in named])
             entries.append((ref, meta))
             holding[ref] = holders
-            if kind in CHILDREN:
+            if has_children:
                 known[id] = ref
         for _, listing in groups.values():
             if len(listing.entries) > 1:
