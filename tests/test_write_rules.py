@@ -506,6 +506,19 @@ def small_disk(folder: Path) -> Iterator[Callable[..., None]]:
         subprocess.run(["umount", "-l", str(work)], check=True)
 
 
+@pytest.mark.parametrize(
+    ("data", "level", "error"),
+    [(np.zeros((9, 9, 9)), "0", ValueError), (0, "3", NotFoundError), ("x", "0", ValueError)],
+    ids=["another shape", "no such level", "no numbers"],
+)
+def test_a_region_that_cannot_be_is_refused_before_anything_is_copied(
+    data: Any, level: str, error: type[Exception], folder: Path
+) -> None:
+    with pytest.raises(error):
+        volume_of(project(folder)).set_region(data, level, **IN_ONE_CHUNK)
+    assert not (folder / "work" / "ExperimentRuns" / "TS_001").exists()
+
+
 def test_a_disk_with_little_room(folder: Path, small_disk: Callable[..., None]) -> None:
     noise = np.random.default_rng(1).normal(size=(128, 128, 128))
 

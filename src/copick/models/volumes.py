@@ -94,21 +94,18 @@ class StoredArray(Entity):
 
     def _write_region(self, data: npt.ArrayLike, zarr_group: str | None, slices: Sequence[slice]) -> None:
         """Overwrite a box of one level, where writes go; an array that is not there yet is first copied there."""
-        from copick.ome import exact_cast
-
         level = self._finest() if zarr_group is None else _level(zarr_group)
-        self._check_level(level)
         what = f"{self._ref}, level {level}"
+        self.layer.check_writable(self._ref)
+        # Before anything is copied for it.
+        known = self.array(level)
+        where, values = _fitted(data, slices, known.shape, known.dtype, what)
         with self.layer.writing(self._ref, keep=True) as store:
             target = self._writable(store, level)
-            selection = Selection.of(slices, target.shape)
-            values = exact_cast(np.asarray(data), target.dtype, what)
-            if values.ndim and values.shape != selection.count:
-                raise ValueError(
-                    f"{what}: the region has the shape {selection.count}, the data {values.shape}"
-                )
+            if (target.shape, target.dtype) != (known.shape, known.dtype):  # somebody replaced it meanwhile
+                where, values = _fitted(data, slices, target.shape, target.dtype, what)
             try:
-                target[selection.slices] = values[selection.flips] if values.ndim else values
+                target[where] = values
             except CopickError:
                 raise
             except Exception as error:  # codecs and stores raise what they like
@@ -306,6 +303,21 @@ def about(ref: Ref) -> Iterator[None]:
         raise
     except ValueError as error:
         raise ValueError(f"{ref}: {error}") from error
+
+
+def _fitted(
+    data: npt.ArrayLike, slices: Sequence[slice], shape: tuple[int, ...], dtype: np.dtype[Any], what: str
+) -> tuple[tuple[slice, ...], npt.NDArray[Any]]:
+    """Where in an array to write, and its values as it has them. Raises ValueError if they do not fit."""
+    from copick.ome import exact_cast
+
+    selection = Selection.of(slices, shape)
+    values = exact_cast(np.asarray(data), dtype, what)
+    if not values.ndim:
+        return selection.slices, values
+    if values.shape != selection.count:
+        raise ValueError(f"{what}: the region has the shape {selection.count}, the data {values.shape}")
+    return selection.slices, values[selection.flips]
 
 
 def _write_error(error: Exception, what: str) -> LayerError:
