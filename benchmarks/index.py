@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measure import Timing, race, ratio
 from benchmarks.report import Row
 from copick.config import CopickConfigMultilayer
-from copick.kinds import PICKS, RUN, SEGMENTATION, TOMOGRAM, VOXEL_SPACING, Kind, Ref
+from copick.kinds import CHILDREN, PICKS, RUN, SEGMENTATION, TOMOGRAM, VOXEL_SPACING, Kind, Ref
 from copick.layers.memory import MemoryLayer
 
 if TYPE_CHECKING:
@@ -139,9 +139,17 @@ def index_listing(bench: Bench) -> Iterator[Row]:
             raise RuntimeError(f"{found} entities instead of {8 * runs}")
         stack._forget_read()
 
+    def addresses(_: object) -> None:
+        for run, _meta in stack.entries(None, RUN):
+            for kind in CHILDREN[RUN]:
+                for each, _meta in stack.entries(run, kind):
+                    for below in CHILDREN.get(each.kind, ()):
+                        stack.entries(each, below)
+        stack._forget_read()
+
     timings = race(
         {
-            "addresses and layers": lambda _: (stack.reader.top(RUN), stack.reader.inside("", "~")),
+            "addresses and layers": addresses,
             "entities": entities,
         },
         lambda turn: [None] * 3,
@@ -149,7 +157,8 @@ def index_listing(bench: Bench) -> Iterator[Row]:
     )
     row = Row("index-list", f"everything in {runs:,} runs, by the index", "ms")
     row.add(timings, 1e3)
-    row.goal("addresses and layers (ms)", timings["addresses and layers"].median * 1e3, 20)
+    for name, timing in timings.items():
+        row.goal(f"{name} (ms)", timing.median * 1e3, 20)
     yield row
     stack.database.close()
 

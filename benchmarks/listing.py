@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import copick
 from benchmarks.measure import Timing, ratio
 from benchmarks.report import Row
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 INCUMBENT = "COPICK_INCUMBENT_PYTHON"
 """Names the interpreter that has copick 1.x."""
-OWN, THEIRS = "copick", "copick 1.x"
+OWN, INDEXED, THEIRS = "copick", "copick with an index", "copick 1.x"
 BUCKET = "listing"
 STORED, REQUESTS = 100, 60
 """Runs in the store, and the goal for them."""
@@ -40,7 +41,10 @@ _LIST = """
 import sys, time, copick
 root = copick.from_file(sys.argv[1])
 root.runs  # connects
-root.refresh()
+if "db_config" in open(sys.argv[1]).read():
+    root = copick.from_file(sys.argv[1])
+else:
+    root.refresh()
 began, found = time.perf_counter(), 0
 for run in root.runs:
     found += 1 + len(run.picks) + len(run.segmentations)
@@ -59,14 +63,18 @@ def listing(bench: Bench) -> Iterator[Row]:
         path.write_bytes(content)
     row = Row("list", f"everything in {runs:,} runs on a local disk", "ms", baseline=OWN)
     config = _project(bench.folder, str(bench.folder / "listing"))
-    timings = {name: Timing() for name in _contenders()}
+    contenders = {name: (python, config) for name, python in _contenders().items()}
+    contenders[INDEXED] = sys.executable, _indexed(bench.folder, str(bench.folder / "listing"))
+    timings = {name: Timing() for name in contenders}
     for turn in range(-1, bench.scale.listings):  # the first finds cold files and is not counted
-        for name, python in _contenders().items():
-            took = _seconds(python, config, runs)
+        for name, (python, where) in contenders.items():
+            took = _seconds(python, where, runs)
             if turn >= 0:
                 timings[name].rounds.append(took)
     row.add(timings, 1e3)
     _add_goal(row, timings)
+    if THEIRS in timings:
+        row.goal(f"{INDEXED} / {THEIRS}", ratio(timings[INDEXED], timings[THEIRS]), 0.01)
     yield row
     shutil.rmtree(bench.folder / "listing")
 
@@ -124,6 +132,23 @@ def _project(folder: Path, root: str, fs_args: dict[str, Any] | None = None) -> 
     }
     path = folder / "listing.json"
     path.write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
+def _indexed(folder: Path, root: str) -> Path:
+    """The same as a layer with an index that knows it."""
+    config = {
+        **json.loads(_project(folder, root).read_text(encoding="utf-8")),
+        "config_type": "multilayer",
+        "layers": ["files"],
+        "layer_configs": {"files": {"config_type": "filesystem", "root": root}},
+        "db_config": {"db_path": str(folder / "listing.db"), "auto_index": False},
+    }
+    for field in ("overlay_root", "overlay_fs_args"):
+        del config[field]
+    path = folder / "indexed.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    copick.from_file(path).index_all_layers()
     return path
 
 

@@ -8,22 +8,26 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from copick.index.rows import COLUMN, clean, key_of, key_values, run_of
-from copick.index.schema import encoded
+from copick.index.listings import listed, siblings_in
+from copick.index.rows import COLUMN, clean, key_values, run_of
+from copick.index.schema import FAILURES, encoded
 from copick.index.things import AUTHORS, TYPE_OF, TYPES, Held, Thing, Wanted
-from copick.kinds import CHILDREN, KINDS, OBJECT, RUN, Kind, Ref, kind_named
+from copick.kinds import CHILDREN, OBJECT, RUN, Kind, Ref, kind_named
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from copick.index.listings import Told
     from copick.index.schema import Database
     from copick.kinds import Value
     from copick.layers.layer import Entry, Layer
+    from copick.layers.stack import Holding
     from copick.meta import Meta
 
     Box = tuple[Sequence[float], Sequence[float]]
@@ -93,14 +97,16 @@ def _above(kind: Kind | None, row: Row, made: dict[tuple[Any, ...], Ref]) -> Ref
     return made[path]
 
 
-class Listing(NamedTuple):
-    """The children of one kind under one parent, by key, and which layers of the stack hold each."""
-
-    entries: list[Entry]
-    holding: dict[Ref, tuple[Layer, ...]]
+Listing = tuple["Iterable[Entry]", "Holding"]
+"""The children of one kind under one parent, by key, and which layers of the stack hold each."""
 
 
-Listings = dict[tuple[Ref | None, Kind], Listing]
+class Ahead(NamedTuple):
+    """What lies in some runs, by name, and the layers by id, highest first: names, and those of the stack that these belong to."""
+
+    layers: Mapping[int, str]
+    members: Mapping[int, tuple[Layer, ...]]
+    runs: Mapping[str, Told]
 
 
 class Reader:
@@ -165,89 +171,76 @@ class Reader:
 
     def top(self, kind: Kind) -> Listing:
         """The runs, or the objects."""
-        with self.database.reading() as db:
-            found = self._under(db, self.layers(db), kind, "e.parent = 0", (), {0: None})
-        return found.get((None, kind), Listing([], {}))
+        return self._top(kind, "")
 
     def alone(self, run: str) -> Listing:
         """A run by that name, if there is one."""
-        with self.database.reading() as db:
-            found = self._under(db, self.layers(db), RUN, "e.parent = 0 AND e.run = ?", (run,), {0: None})
-        return found.get((None, RUN), Listing([], {}))
+        return self._top(RUN, "AND e.name = ?", run)
 
-    def inside(self, first: str, last: str) -> Listings:
-        """What lies in the runs from `first` to `last`."""
-        where, bounds = "e.run BETWEEN ? AND ?", (first, last)
+    def _top(self, kind: Kind, where: str, *values: str) -> Listing:
         with self.database.reading() as db:
-            layers, found = self.layers(db), Listings()
-            asked = f"SELECT e.id, e.run FROM entities AS e WHERE e.kind = ? AND {where}"
-            known: dict[int, Ref | None] = {
-                id: Ref(RUN, (run,)) for id, run in db.execute(asked, (RUN.name, *bounds))
-            }
-            for kind in KINDS:  # parents come first
-                if kind not in CHILDREN[None]:
-                    found |= self._under(db, layers, kind, where, bounds, known)
-        return found
+            layers = self.layers(db)
+            rows = db.execute(
+                "SELECT e.name, h.layer, h.listed FROM entities AS e JOIN holdings AS h ON h.entity = e.id "
+                f"WHERE e.parent = 0 AND e.kind = ? {where} ORDER BY e.name",
+                (kind.name, *values),
+            )
+            held: dict[str, dict[int, Any]] = {}
+            for name, layer, said in rows:
+                held.setdefault(name, {})[layer] = said
+            told = [[(layers[id], each[id]) for id in layers if id in each] for each in held.values()]
+            return self._listing([Ref(kind, (name,)) for name in held], told)
+
+    def ahead(self, runs: Sequence[str]) -> Ahead:
+        """What lies in these runs, which are all that there are between the first and the last of them."""
+        with self.database.reading() as db:
+            layers = self.layers(db)
+            return Ahead(layers, {id: self.members([name]) for id, name in layers.items()}, listed(db, runs))
+
+    def under(self, parent: Ref, kind: Kind, run: str, ahead: Ahead) -> Listing:
+        """The children of one kind of something in a run that was read ahead."""
+        try:
+            return self._under(*siblings_in(ahead.runs[run], parent, kind), parent, kind, ahead)
+        except FAILURES as error:
+            raise self.database.failed(error) from error
 
     def _under(
-        self,
-        db: sqlite3.Connection,
-        layers: Mapping[int, str],
-        kind: Kind,
-        where: str,
-        values: Sequence[Any],
-        known: dict[int, Ref | None],
-    ) -> Listings:
-        """Listings of one kind. `known`: the parents by id, to which those of this kind are added if they may have children.
+        self, keys: list[tuple[Value, ...]], holders: Any, parent: Ref, kind: Kind, ahead: Ahead
+    ) -> Listing:
+        if not keys:
+            return (), {}
+        new = tuple.__new__  # what `Ref` calls, too, and takes twice the time
+        refs = [new(Ref, (kind, key, parent)) for key in keys]
+        if isinstance(holders, int):
+            held = ahead.members.get(holders)
+            return (zip(refs, repeat(None)), dict.fromkeys(keys, held)) if held else ((), {})
+        told: list[list[tuple[str, Any]]] = [[] for _ in refs]
+        by_layer: dict[int, Any] = {layer: rest for layer, *rest in holders}
+        for id, name in ahead.layers.items():
+            which, said = by_layer.get(id, ([], None))
+            places = range(len(refs)) if which is None else which
+            for at, text in zip(places, said or [None] * len(places), strict=True):
+                told[at].append((name, text))
+        return self._listing(refs, told)
 
-        Each value that SQLite hands out costs as much as half an object here, so each kind is asked for what its key has.
-        """
-        columns = ", ".join(f"e.{COLUMN[field]}" for field in kind.identity)
-        # What no layer holds may be what something lies beside.
-        join = "LEFT JOIN" if kind in CHILDREN else "JOIN"
-        rows = db.execute(
-            f"SELECT e.id, e.parent, {columns}, h.layer, h.listed FROM entities AS e {join} holdings AS h ON h.entity = e.id "
-            f"WHERE e.kind = ? AND {where}",
-            (kind.name, *values),
-        )
-        held: dict[int, Any] = {}
-        several: dict[int, list[Any]] = {}
-        for row in rows:
-            if row[-2] not in layers:
-                known[row[0]] = Ref(kind, key_of(kind, row[2:-2]), known[row[1]])
-            elif (first := held.setdefault(row[0], row)) is not row:
-                several.setdefault(row[0], [first]).append(row)
-        alone = {id: self.members([name]) for id, name in layers.items()}
-        groups: dict[int, tuple[Ref | None, Listing]] = {}
-        is_flagged, has_children, new = bool(kind.flags), kind in CHILDREN, tuple.__new__
-        for id, row in held.items():
-            group = groups.get(row[1])
-            if group is None:
-                group = groups[row[1]] = known[row[1]], Listing([], {})
-            parent, (entries, holding) = group
-            key = row[2:-2]
-            ref = new(Ref, (kind, key_of(kind, key) if is_flagged else key, parent))
-            said, holders = row[-1], alone[row[-2]]
-            meta = None if said is None else self._meta(ref, [(layers[row[-2]], said)])
-            if several and id in several:
-                by_layer = {layer: listed for *_, layer, listed in several[id]}
-                named = [layer for layer in layers if layer in by_layer]
-                meta = self._meta(ref, [(layers[layer], by_layer[layer]) for layer in named])
-                holders = self.members([layers[layer] for layer in named])
-            entries.append((ref, meta))
-            holding[ref] = holders
-            if has_children:
-                known[id] = ref
-        for _, listing in groups.values():
-            if len(listing.entries) > 1:
-                listing.entries.sort(key=_values)
-        return {(parent, kind): listing for parent, listing in groups.values()}
+    def _listing(self, refs: Sequence[Ref], told: Sequence[Sequence[tuple[str, Any]]]) -> Listing:
+        """Of each of some siblings, names of the layers that hold it, highest first, and what these say: none = left out."""
+        entries: list[Entry] = []
+        holding: Holding = {}
+        for ref, each in zip(refs, told, strict=True):
+            if each:
+                entries.append((ref, self._meta(ref, each)))
+                holding[ref.values] = self.members([name for name, _ in each])
+        return entries, holding
 
     def _meta(self, ref: Ref, listed: Iterable[tuple[str, Any]]) -> Meta | None:
         """What listings say of an entity: names of layers, highest first, and what each says beyond the key, if anything."""
+        told = [*listed]
+        if not any(text for _, text in told):
+            return None
         known = {**dict(zip(ref.kind.identity, ref.values, strict=True)), **ref.kind.fixed}
         found: Meta | None = None
-        for at, (name, text) in enumerate(listed):
+        for at, (name, text) in enumerate(told):
             if text:
                 said = text if isinstance(text, dict) else json.loads(text)
                 meta = self._sources[name].meta_of(ref.kind, {**said, **known})
@@ -329,12 +322,12 @@ class Reader:
             "SELECT entity, layer, listed, said, shape, dtype, points FROM holdings "
             f"WHERE entity IN ({_marks(ids)})"
         )
-        for entity, layer, listed, said, shape, dtype, count in db.execute(asked, ids):
+        for entity, layer, told, said, shape, dtype, count in db.execute(asked, ids):
             if layer in order:
                 blob = where.get((entity, layer), b"")
                 one = Held(
                     layers[layer],
-                    json.loads(listed) if listed else {},
+                    json.loads(told) if told else {},
                     json.loads(said) if said else {},
                     count,
                     np.frombuffer(blob, "<f4").reshape(-1, 3) if points and count is not None else None,
@@ -425,10 +418,6 @@ class Reader:
 
 def _marks(values: Collection[Any]) -> str:
     return ",".join("?" * len(values))
-
-
-def _values(entry: Entry) -> tuple[Value, ...]:
-    return entry[0].values
 
 
 def _is_held(layers: Collection[int], runs: Collection[str] | None) -> tuple[str, list[Any]]:

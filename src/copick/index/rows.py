@@ -40,11 +40,7 @@ _AT = {kind: [KEY.index(COLUMN[field]) for field in kind.identity] for kind in K
 
 def key_values(kind: Kind, row: Sequence[Any]) -> tuple[Value, ...]:
     """The key that a row with the columns of `KEY` stands for."""
-    return key_of(kind, tuple([row[at] for at in _AT[kind]]))
-
-
-def key_of(kind: Kind, values: tuple[Any, ...]) -> tuple[Value, ...]:
-    """The key that the values of its columns stand for."""
+    values = tuple([row[at] for at in _AT[kind]])
     return (*values[:-1], bool(values[-1])) if kind.flags else values
 
 

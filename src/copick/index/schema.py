@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("copick.index")
 
-VERSION = 1
+VERSION = 2
 APPLICATION = 0x636F706B
 """Marks the file as ours in its header: nothing else is ever replaced."""
 PATIENCE_S = 5.0
@@ -67,6 +67,9 @@ CREATE INDEX fact ON facts (value, key);
 CREATE TABLE points (entity INTEGER NOT NULL, layer INTEGER NOT NULL, x0 REAL, y0 REAL, z0 REAL, x1 REAL, y1 REAL, z1 REAL,
                      positions BLOB NOT NULL, PRIMARY KEY (entity, layer));
 
+-- All of a run as it is listed: see `listings.py`.
+CREATE TABLE listings (run TEXT PRIMARY KEY, told TEXT NOT NULL);
+
 -- The digest of all stamps of a run in a layer (NULL: look again), and how often this program's like changed something in it.
 CREATE TABLE runs (run TEXT NOT NULL, layer INTEGER NOT NULL, digest TEXT, changes INTEGER NOT NULL DEFAULT 0,
                    PRIMARY KEY (run, layer)) WITHOUT ROWID;
@@ -79,7 +82,7 @@ CREATE TABLE vocabulary (word TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE lease (id INTEGER PRIMARY KEY CHECK (id = 1), holder TEXT NOT NULL, until REAL NOT NULL);
 """
 
-FAILURES = (sqlite3.Error, OSError, ValueError, TypeError, KeyError, OverflowError)
+FAILURES = (sqlite3.Error, OSError, ValueError, TypeError, LookupError, OverflowError)
 """What a damaged database raises: sqlite3 fails to decode even its own error texts, and rows may hold anything."""
 
 _left_open: list[Any] = []
@@ -207,13 +210,18 @@ class Database:
         except LayerError:
             raise
         except FAILURES as error:
+            raise self.failed(error) from error
+
+    def failed(self, error: BaseException) -> LayerError:
+        """What to raise instead of an error that reading what it holds met."""
+        with gates.index:
             if _is_damage(error) and self._open is not None:
                 self._damaged = self._open.file
             self._close()
-            raise LayerError(
-                f"the index {self.path} cannot be used: {type(error).__name__}: {error}; "
-                "if it stays so, run: copick index build"
-            ) from error
+        return LayerError(
+            f"the index {self.path} cannot be used: {type(error).__name__}: {error}; "
+            "if it stays so, run: copick index build"
+        )
 
     def _files(self) -> list[Path]:
         return [self.path.with_name(self.path.name + end) for end in ("", "-wal", "-shm", "-journal")]

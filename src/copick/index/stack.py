@@ -8,10 +8,10 @@ import threading
 import time
 import weakref
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from copick.errors import CopickError, LayerError
-from copick.index.reader import Listing, Listings, Reader
+from copick.index.reader import Ahead, Listing, Reader
 from copick.index.rows import run_of
 from copick.index.schema import Database
 from copick.index.things import leaves
@@ -40,13 +40,6 @@ AGAIN_S = 60.0
 
 FRESH_S = 0.05
 """What was read ahead counts so long before it is asked whether another process has changed the index."""
-
-
-class _Ahead(NamedTuple):
-    """Listings of some runs."""
-
-    runs: frozenset[str]
-    listings: Listings
 
 
 class IndexedStack(LayerStack):
@@ -83,7 +76,7 @@ class IndexedStack(LayerStack):
         self._version: tuple[int, ...] = ()
         self._checked = 0.0
         self._runs: builtins.list[str] = []
-        self._ahead = _Ahead(frozenset(), {})
+        self._ahead = Ahead({}, {}, {})
         self._width = 1
 
     def __repr__(self) -> str:
@@ -101,48 +94,46 @@ class IndexedStack(LayerStack):
 
     # Listings
 
-    def entries(self, parent: Ref | None, kind: Kind) -> builtins.list[Entry]:
-        if self._in_doubt(parent, kind):
+    def entries(self, parent: Ref | None, kind: Kind) -> Iterable[Entry]:
+        if self._doubts and self._in_doubt(parent, kind):
             return super().entries(parent, kind)
         try:
-            found = self._listed(parent, kind)
+            entries, self._holding[parent, kind] = self._listed(parent, kind)
         except LayerError as error:
             self.complain(error)
             return super().entries(parent, kind)
-        self._holding[parent, kind] = found.holding
-        return found.entries
+        return entries
 
     def listed(self, ref: Ref) -> Meta | None:
         if ref.kind is not RUN or self._in_doubt(None, RUN):
             return super().listed(ref)
         try:
-            return next((meta for _, meta in self.reader.alone(str(ref.values[0])).entries), None)
+            return next((meta for _, meta in self.reader.alone(str(ref.values[0]))[0]), None)
         except LayerError as error:
             self.complain(error)
             return super().listed(ref)
 
     def remember(self, ref: Ref, names: Iterable[str]) -> None:
         """That these layers hold `ref`, as the index says: nobody asks them again."""
-        self._known(ref)[ref] = self.reader.members(names)
+        self._known(ref)[ref.values] = self.reader.members(names)
 
     def _listed(self, parent: Ref | None, kind: Kind) -> Listing:
-        self.watch()
-        self._look_for_changes()
+        if time.monotonic() > self._checked + FRESH_S:
+            self.watch()
+            self._look_for_changes()
         if parent is None:
             found = self.reader.top(kind)
             if kind is RUN:
-                self._runs = [str(ref.values[0]) for ref in found.holding]
+                self._runs = [str(run) for (run,) in found[1]]
             return found
         run = str((parent if parent.parent is None else next(parent.walk())).values[0])
         ahead = self._ahead
         if run not in ahead.runs:
             ahead = self._read_ahead(run)
-        return ahead.listings.get((parent, kind)) or Listing([], {})
+        return self.reader.under(parent, kind, run, ahead)
 
     def _look_for_changes(self) -> None:
         """Forget what was read if the index has changed since."""
-        if time.monotonic() < self._checked + FRESH_S:
-            return
         version = self.database.version()
         if version != self._version:
             self._forget_read()
@@ -152,20 +143,19 @@ class IndexedStack(LayerStack):
             self._version = version
         self._checked = time.monotonic()
 
-    def _read_ahead(self, run: str) -> _Ahead:
+    def _read_ahead(self, run: str) -> Ahead:
         """The listings of a run; in a walk over all, those of the next ones, too."""
         at = bisect_left(self._runs, run)
         is_known = self._runs[at : at + 1] == [run]
         walks = is_known and at > 0 and self._runs[at - 1] in self._ahead.runs
         self._width = min(4 * self._width, AHEAD) if walks else 1
-        names = self._runs[at : at + self._width] if is_known else [run]
-        self._ahead = found = _Ahead(frozenset(names), self.reader.inside(names[0], names[-1]))
+        self._ahead = found = self.reader.ahead(self._runs[at : at + self._width] if is_known else [run])
         return found
 
     def exists(self, ref: Ref) -> bool:
         if ref not in self._changing_now and not self._in_doubt(ref.parent, ref.kind):
             try:
-                if ref in self._listed(ref.parent, ref.kind).holding:
+                if ref.values in self._listed(ref.parent, ref.kind)[1]:
                     return True
             except LayerError as error:
                 self.complain(error)

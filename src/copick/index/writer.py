@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from copick.errors import CopickError, LayerError
+from copick.index.listings import put_listing
 from copick.index.looks import Failures, Found, file_name, find, look_at
 from copick.index.rows import (
     KEY,
@@ -176,6 +177,7 @@ class Writer:
             db.execute("DELETE FROM layers WHERE id = ?", (row[0],))
             for (run,) in db.execute("SELECT DISTINCT run FROM entities").fetchall():
                 drop_orphans(db, run)
+                put_listing(db, run)
         db.execute("INSERT OR IGNORE INTO layers (name, location) VALUES (?, ?)", (layer.name, layer.content))
 
     def _note(self, layer: Layer, **fields: Any) -> None:
@@ -360,6 +362,7 @@ class Writer:
         self._put(db, layer_id, look.run, look.found)
         if before.keys() - look.found.keys():
             drop_orphans(db, look.run)
+        put_listing(db, look.run)
         db.execute(
             "INSERT INTO runs VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET digest = excluded.digest",
             (look.run, layer_id, look.digest, look.changes),
@@ -528,6 +531,7 @@ class Writer:
                 self._remove(db, id, now.layer_id)
         self._put(db, now.layer_id, run, found)
         drop_orphans(db, run)
+        put_listing(db, run)
         db.execute(
             "INSERT INTO runs VALUES (?, ?, NULL, 1) "
             "ON CONFLICT DO UPDATE SET digest = NULL, changes = changes + 1",

@@ -73,7 +73,7 @@ class Layer(ABC):
             LayerError: The place could not be asked. An unreachable place is never reported as an empty one.
         """
 
-    def entries(self, parent: Ref | None, kind: Kind) -> builtins.list[Entry]:
+    def entries(self, parent: Ref | None, kind: Kind) -> Iterable[Entry]:
         """As `list`, with the address of each. A layer that knows these can spare their metadata."""
         return [(kind.ref(meta, parent), meta) for meta in self.list(parent, kind)]
 

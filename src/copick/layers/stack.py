@@ -17,8 +17,7 @@ from __future__ import annotations
 import json
 import logging
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 from copick.errors import ConflictError, CopickError, LayerError, NotFoundError, ReadOnlyError
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from zarr.abc.store import Store
 
-    from copick.kinds import Kind, Ref
+    from copick.kinds import Kind, Ref, Value
     from copick.layers.layer import Entry
     from copick.meta import Meta
 
@@ -41,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Strategy = Literal["default", "source", "cache"]
+Holding: TypeAlias = "dict[tuple[Value, ...], tuple[Layer, ...]]"
+"""Which layers hold each of some siblings, by their keys."""
 
 
 class Observer(Protocol):
@@ -81,7 +82,7 @@ class LayerStack(Layer):
         self.propagates, self._bases = propagate, bases or Bases()
         self.read_only = all(layer.read_only for layer in self.layers)
         # By parent and kind, because a listing replaces all that was known of it.
-        self._holding: dict[tuple[Ref | None, Kind], dict[Ref, tuple[Layer, ...]]] = {}
+        self._holding: dict[tuple[Ref | None, Kind], Holding] = {}
         self._opened: WeakValueDictionary[Ref, Opened] = WeakValueDictionary()
         self._narrowed: dict[tuple[str, ...], LayerStack] = {}
         # Stacks over the same layers: what one writes, all must forget.
@@ -166,36 +167,37 @@ class LayerStack(Layer):
             kind.meta_of(ref.values) if meta is None else meta for ref, meta in self.entries(parent, kind)
         ]
 
-    def entries(self, parent: Ref | None, kind: Kind) -> builtins.list[Entry]:
-        merged: dict[Ref, Meta | None] = {}
-        holding: dict[Ref, tuple[Layer, ...]] = {}
+    def entries(self, parent: Ref | None, kind: Kind) -> Iterable[Entry]:
+        merged: dict[tuple[Value, ...], Entry] = {}
+        holding: Holding = {}
         for layer in self.layers:
             for ref, meta in layer.entries(parent, kind):
-                if ref in merged:
-                    merged[ref] = _joined(ref, merged[ref], meta)
-                    holding[ref] = (*holding[ref], layer)
+                key = ref.values
+                if key in merged:
+                    merged[key] = ref, _joined(ref, merged[key][1], meta)
+                    holding[key] = (*holding[key], layer)
                 else:
-                    merged[ref], holding[ref] = meta, (layer,)
+                    merged[key], holding[key] = (ref, meta), (layer,)
         self._holding[parent, kind] = holding
-        return [(ref, merged[ref]) for ref in sorted(merged, key=_values)]
+        return [merged[key] for key in sorted(merged)]
 
     def matching(self, parent: Ref | None, kind: Kind, query: Mapping[str, Any]) -> set[Ref]:
         return {ref for layer in self.layers for ref in layer.matching(parent, kind, query)}
 
-    def _known(self, ref: Ref) -> dict[Ref, tuple[Layer, ...]]:
+    def _known(self, ref: Ref) -> Holding:
         """What is remembered of `ref` and its siblings."""
         return self._holding.setdefault((ref.parent, ref.kind), {})
 
     def _layers_holding(self, ref: Ref) -> tuple[Layer, ...]:
-        held = self._known(ref).get(ref, ())
+        held = self._known(ref).get(ref.values, ())
         if not held:
             held = tuple(layer for layer in self.layers if layer.exists(ref))
             if held:  # an absence is not remembered: a store that is open may end it
-                self._known(ref)[ref] = held
+                self._known(ref)[ref.values] = held
         return held
 
     def exists(self, ref: Ref) -> bool:
-        if ref in self._known(ref):
+        if ref.values in self._known(ref):
             return True
         # One layer that holds it is enough: the others are not asked, so nothing is remembered.
         return any(layer.exists(ref) for layer in self.layers)
@@ -242,11 +244,11 @@ class LayerStack(Layer):
     def _from_highest(self, ref: Ref, ask: Callable[[Layer], T]) -> T:
         """Ask the layers from the top until one has it; those that were seen to hold it come first."""
         last: NotFoundError | None = None
-        for layer in self._known(ref).get(ref, ()):
+        for layer in self._known(ref).get(ref.values, ()):
             try:
                 return ask(layer)
             except NotFoundError as error:
-                self._known(ref).pop(ref, None)  # gone since the listing: ask them all
+                self._known(ref).pop(ref.values, None)  # gone since the listing: ask them all
                 last = error
                 break
         for at, layer in enumerate(self.layers):
@@ -256,7 +258,7 @@ class LayerStack(Layer):
                 last = error
                 continue
             if at == len(self.layers) - 1:
-                self._known(ref)[ref] = (layer,)
+                self._known(ref)[ref.values] = (layer,)
             return found
         raise self._missing(ref, last) from last
 
@@ -504,7 +506,7 @@ class LayerStack(Layer):
         self._close(ref)
         for stack in self._relatives():
             for each in ref.walk():
-                stack._known(each).pop(each, None)
+                stack._known(each).pop(each.values, None)
         for layer in changed:
             for observer in self.observers:
                 observer.changed(layer, ref)
@@ -524,14 +526,13 @@ class LayerStack(Layer):
         for stack in self._relatives():
             if ref is None:
                 stack._holding = {}
-            for known in stack._holding.values():
-                for each in [each for each in known if ref and each.within(ref)]:
-                    del known[each]
+            else:
+                stack._known(ref).pop(ref.values, None)
+                for place in [*stack._holding]:
+                    if place[0] and place[0].within(ref):
+                        stack._holding.pop(place, None)
         for layer in self.layers:
             layer.refresh(ref)
-
-
-_values = attrgetter("values")
 
 
 def _joined(ref: Ref, meta: Meta | None, other: Meta | None) -> Meta | None:

@@ -123,21 +123,30 @@ class Node(InFiles):
 
     def _query(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, asked for now."""
-        asked = cls.kinds if kinds is None else kinds
-        return [
-            cls._listed(self, ref, meta) for kind in asked for ref, meta in self.layer.entries(self.ref, kind)
-        ]
+        found: list[E] = []
+        layer, new = self.layer, cls.__new__
+        for kind in cls.kinds if kinds is None else kinds:
+            for ref, meta in layer.entries(self.ref, kind):
+                if meta is None:  # as `_listed` does; this is where the time of listings goes
+                    child = new(cls)
+                    child.parent, child.layer, child._ref = self, layer, ref
+                else:
+                    child = cls(self, meta)
+                found.append(child)
+        return found
 
     def _list(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, each kind listed once."""
         found: list[E] = []
+        children = self._children
         for kind in cls.kinds if kinds is None else kinds:
-            if kind.name not in self._children:
-                listed = self._query(cls, [kind])
+            siblings = children.get(kind.name)
+            if siblings is None:
+                siblings = self._query(cls, (kind,))
                 if self._alone or self._known:
-                    listed = [self._alone.get(child.ref) or self._same(child) for child in listed]
-                self._children[kind.name] = listed
-            found += self._children[kind.name]
+                    siblings = [self._alone.get(child.ref) or self._same(child) for child in siblings]
+                children[kind.name] = siblings
+            found += siblings
         return found
 
     def _find(self, cls: type[E], meta: Meta) -> E | None:

@@ -1,0 +1,82 @@
+"""All of a run as it is listed, put together by the writer whenever the run changes.
+
+A walk over everything would spend most of its time on the values that SQLite hands out one by one; so it gets one text for each
+run. It says what `entities` and `holdings` say, and nothing else:
+
+    {place: [holders, value, value, ...], ...}
+
+At a place are siblings of one kind: the values of all their keys, in order. `holders`: the layer that holds them all and says no
+more than the key of any; else [[layer, which, said], ...] of each that holds some. `which`: positions among them (null = all);
+`said`: what its listing says of each of these (null = of none more than the key).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from copick.index.rows import all_ids
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+    from copick.kinds import Kind, Ref, Value
+
+    Told = dict[str, Any]
+    Holder = tuple[int, list[int] | None, list[dict[str, Any] | None] | None]
+
+
+def put_listing(db: sqlite3.Connection, run: str) -> None:
+    """Make the listing of a run what the tables say: after every change of these."""
+    held: dict[int, dict[int, str | None]] = defaultdict(dict)
+    rows = db.execute(
+        "SELECT entity, layer, listed FROM holdings JOIN entities ON entities.id = entity WHERE run = ?",
+        (run,),
+    )
+    for id, layer, said in rows:
+        held[id][layer] = said
+    siblings: dict[str, dict[tuple[Value, ...], dict[int, str | None]]] = defaultdict(dict)
+    for ref, id in all_ids(db, run).items():
+        if ref.parent is not None and id in held:
+            siblings[_place(ref.parent, ref.kind)][ref.values] = held[id]
+    told = {place: _told(dict(sorted(found.items()))) for place, found in siblings.items()}
+    db.execute("DELETE FROM listings WHERE run = ?", (run,))
+    if told:
+        db.execute("INSERT INTO listings VALUES (?, ?)", (run, json.dumps(told, separators=(",", ":"))))
+
+
+def _told(siblings: dict[tuple[Value, ...], dict[int, str | None]]) -> list[Any]:
+    all_held = [*siblings.values()]
+    holders: list[Holder] = []
+    for layer in sorted({layer for held in all_held for layer in held}):
+        which = [at for at, held in enumerate(all_held) if layer in held]
+        said = [json.loads(text) if (text := all_held[at][layer]) else None for at in which]
+        holders.append((layer, None if len(which) == len(all_held) else which, said if any(said) else None))
+    is_plain = len(holders) == 1 and holders[0][1:] == (None, None)
+    return [holders[0][0] if is_plain else holders, *chain.from_iterable(siblings)]
+
+
+def listed(db: sqlite3.Connection, runs: Sequence[str]) -> dict[str, Told]:
+    """What lies in each of some runs, which are all that there are between the first and the last of them."""
+    asked = "SELECT run, told FROM listings WHERE run BETWEEN ? AND ?"
+    rows = db.execute(asked, (runs[0], runs[-1])).fetchall()
+    texts = json.loads(f"[{','.join([told for _, told in rows])}]")  # at once takes half the time
+    found: dict[str, Told] = dict(zip([run for run, _ in rows], texts, strict=True))
+    return {run: found.get(run, {}) for run in runs}
+
+
+def siblings_in(told: Told, parent: Ref, kind: Kind) -> tuple[list[tuple[Value, ...]], list[Holder] | int]:
+    """Keys of the children of one kind, and who holds them: a layer, or more than that (see above)."""
+    found = told.get(kind.name if parent.parent is None else _place(parent, kind))
+    if found is None:
+        return [], []
+    values = iter(found)
+    holders = next(values)
+    return [*zip(*[values] * len(kind.identity), strict=True)], holders
+
+
+def _place(parent: Ref, kind: Kind) -> str:
+    return kind.name if parent.parent is None else f"{_place(parent.parent, kind)} {parent.values!r}"
