@@ -41,8 +41,8 @@ def put_listing(db: sqlite3.Connection, run: str) -> None:
     siblings: dict[str, dict[tuple[Value, ...], dict[int, str | None]]] = defaultdict(dict)
     for ref, id in all_ids(db, run).items():
         if ref.parent is not None and id in held:
-            siblings[_place(ref.parent, ref.kind)][ref.values] = held[id]
-    told = {place: _told(dict(sorted(found.items()))) for place, found in siblings.items()}
+            siblings[place(ref.parent, ref.kind)][ref.values] = held[id]
+    told = {where: _told(dict(sorted(found.items()))) for where, found in siblings.items()}
     db.execute("DELETE FROM listings WHERE run = ?", (run,))
     if told:
         db.execute("INSERT INTO listings VALUES (?, ?)", (run, json.dumps(told, separators=(",", ":"))))
@@ -68,15 +68,6 @@ def listed(db: sqlite3.Connection, runs: Sequence[str]) -> dict[str, Told]:
     return {run: found.get(run, {}) for run in runs}
 
 
-def siblings_in(told: Told, parent: Ref, kind: Kind) -> tuple[list[tuple[Value, ...]], list[Holder] | int]:
-    """Keys of the children of one kind, and who holds them: a layer, or more than that (see above)."""
-    found = told.get(kind.name if parent.parent is None else _place(parent, kind))
-    if found is None:
-        return [], []
-    values = iter(found)
-    holders = next(values)
-    return [*zip(*[values] * len(kind.identity), strict=True)], holders
-
-
-def _place(parent: Ref, kind: Kind) -> str:
-    return kind.name if parent.parent is None else f"{_place(parent.parent, kind)} {parent.values!r}"
+def place(parent: Ref, kind: Kind) -> str:
+    """Where the text of a run has the children of one kind."""
+    return kind.name if parent.parent is None else f"{place(parent.parent, kind)} {parent.values!r}"

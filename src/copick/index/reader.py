@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from copick.index.listings import listed, siblings_in
-from copick.index.rows import COLUMN, clean, key_values, run_of
+from copick.index.listings import listed, place
+from copick.index.rows import COLUMN, clean, key_values, run_name, run_of
 from copick.index.schema import FAILURES, encoded
 from copick.index.things import AUTHORS, TYPE_OF, TYPES, Held, Thing, Wanted
 from copick.kinds import CHILDREN, OBJECT, RUN, Kind, Ref, kind_named
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from copick.index.listings import Told
+    from copick.index.listings import Holder, Told
     from copick.index.schema import Database
-    from copick.kinds import Value
     from copick.layers.layer import Entry, Layer
     from copick.layers.stack import Holding
     from copick.meta import Meta
@@ -139,14 +138,14 @@ class Reader:
         rows = db.execute("SELECT name, location, id FROM layers WHERE scanned IS NOT NULL")
         ids = {(name, location): id for name, location, id in rows}
         places = self.places
-        for place in places.items():
-            if place not in ids:
+        for each in places.items():
+            if each not in ids:
                 from copick.errors import LayerError
 
                 raise LayerError(
-                    f"the index {self.database.path} does not know layer {place[0]!r} yet; run: copick index update"
+                    f"the index {self.database.path} does not know layer {each[0]!r} yet; run: copick index update"
                 )
-        return {ids[place]: place[0] for place in places.items()}
+        return {ids[each]: each[0] for each in places.items()}
 
     def scanned(self) -> float:
         """When the layer that was not looked at for the longest time was; seconds since 1970."""
@@ -197,31 +196,35 @@ class Reader:
             layers = self.layers(db)
             return Ahead(layers, {id: self.members([name]) for id, name in layers.items()}, listed(db, runs))
 
-    def under(self, parent: Ref, kind: Kind, run: str, ahead: Ahead) -> Listing:
-        """The children of one kind of something in a run that was read ahead."""
+    def under(self, parent: Ref, kind: Kind, ahead: Ahead) -> Listing:
+        """The children of one kind of something in a run that was read ahead. A walk over everything spends its time here."""
         try:
-            return self._under(*siblings_in(ahead.runs[run], parent, kind), parent, kind, ahead)
+            told = ahead.runs[run_name(parent)].get(place(parent, kind))
+            if told is None:
+                return (), {}
+            values = iter(told)
+            holders = next(values)
+            keys = [*zip(*[values] * len(kind.identity), strict=True)]
+            new = tuple.__new__  # what `Ref` calls, too, and takes twice the time
+            refs = [new(Ref, (kind, key, parent)) for key in keys]
+            if type(holders) is not int:
+                return self._listing(refs, self._told(len(keys), holders, ahead))
+            held = ahead.members.get(holders)
+            return (zip(refs, repeat(None)), dict.fromkeys(keys, held)) if held else ((), {})
         except FAILURES as error:
             raise self.database.failed(error) from error
 
-    def _under(
-        self, keys: list[tuple[Value, ...]], holders: Any, parent: Ref, kind: Kind, ahead: Ahead
-    ) -> Listing:
-        if not keys:
-            return (), {}
-        new = tuple.__new__  # what `Ref` calls, too, and takes twice the time
-        refs = [new(Ref, (kind, key, parent)) for key in keys]
-        if isinstance(holders, int):
-            held = ahead.members.get(holders)
-            return (zip(refs, repeat(None)), dict.fromkeys(keys, held)) if held else ((), {})
-        told: list[list[tuple[str, Any]]] = [[] for _ in refs]
-        by_layer: dict[int, Any] = {layer: rest for layer, *rest in holders}
+    @staticmethod
+    def _told(count: int, holders: Iterable[Holder], ahead: Ahead) -> list[list[tuple[str, Any]]]:
+        """Of each of some siblings, names of the layers that hold it, highest first, and what these say."""
+        told: list[list[tuple[str, Any]]] = [[] for _ in range(count)]
+        by_layer = {layer: (which, said) for layer, which, said in holders}
         for id, name in ahead.layers.items():
             which, said = by_layer.get(id, ([], None))
-            places = range(len(refs)) if which is None else which
+            places = range(count) if which is None else which
             for at, text in zip(places, said or [None] * len(places), strict=True):
                 told[at].append((name, text))
-        return self._listing(refs, told)
+        return told
 
     def _listing(self, refs: Sequence[Ref], told: Sequence[Sequence[tuple[str, Any]]]) -> Listing:
         """Of each of some siblings, names of the layers that hold it, highest first, and what these say: none = left out."""

@@ -53,6 +53,13 @@ def name_of(run: Ref | None) -> str:
     return str(run.values[0]) if run else ""
 
 
+def run_name(ref: Ref) -> Any:
+    """The name of the run that `ref` lies in, or is."""
+    while ref.parent is not None:
+        ref = ref.parent
+    return ref.values[0]
+
+
 def run_of(ref: Ref) -> str:
     """The name of the run that `ref` belongs to; "" for objects."""
     top = next(ref.walk())

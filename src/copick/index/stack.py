@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from copick.errors import CopickError, LayerError
 from copick.index.reader import Ahead, Listing, Reader
-from copick.index.rows import run_of
+from copick.index.rows import run_name, run_of
 from copick.index.schema import Database
 from copick.index.things import leaves
 from copick.index.writer import Writer
@@ -126,11 +126,10 @@ class IndexedStack(LayerStack):
             if kind is RUN:
                 self._runs = [str(run) for (run,) in found[1]]
             return found
-        run = str((parent if parent.parent is None else next(parent.walk())).values[0])
         ahead = self._ahead
-        if run not in ahead.runs:
+        if (run := run_name(parent)) not in ahead.runs:
             ahead = self._read_ahead(run)
-        return self.reader.under(parent, kind, run, ahead)
+        return self.reader.under(parent, kind, ahead)
 
     def _look_for_changes(self) -> None:
         """Forget what was read if the index has changed since."""

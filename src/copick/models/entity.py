@@ -124,9 +124,9 @@ class Node(InFiles):
     def _query(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, asked for now."""
         found: list[E] = []
-        layer, new = self.layer, cls.__new__
+        layer, parent, new = self.layer, self.ref, cls.__new__
         for kind in cls.kinds if kinds is None else kinds:
-            for ref, meta in layer.entries(self.ref, kind):
+            for ref, meta in layer.entries(parent, kind):
                 if meta is None:  # as `_listed` does; this is where the time of listings goes
                     child = new(cls)
                     child.parent, child.layer, child._ref = self, layer, ref
@@ -143,7 +143,7 @@ class Node(InFiles):
             siblings = children.get(kind.name)
             if siblings is None:
                 siblings = self._query(cls, (kind,))
-                if self._alone or self._known:
+                if self._known or self.__dict__.get("_alone"):
                     siblings = [self._alone.get(child.ref) or self._same(child) for child in siblings]
                 children[kind.name] = siblings
             found += siblings
