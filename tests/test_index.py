@@ -279,21 +279,20 @@ def test_another_place_under_the_same_name(project: CopickRoot, tmp_path: Path) 
         assert db.execute("SELECT count(*) FROM entities").fetchone() == (1,)
 
 
-def test_another_place_without_a_run_that_others_have(project: CopickRoot, tmp_path: Path) -> None:
-    run_of(project).new_picks("ribosome", "1")
+def test_another_place_without_a_run_that_others_have(tmp_path: Path) -> None:
+    """What one layer held is not listed as what its successor holds, though nothing else in the run has changed."""
+    for name in ("work", "before"):
+        alone(tmp_path / name).new_run("TS_1").new_picks("ribosome", "1", name)
+    (tmp_path / "after").mkdir()
     age(tmp_path / "work")
-    project.index_all_layers()  # so that nothing in that layer is looked at again
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    layers = {
-        "work": {"config_type": "filesystem", "root": str(tmp_path / "work")},
-        "archive": {"config_type": "filesystem", "root": str(elsewhere), "read_only": True},
-    }
-    moved = indexed(tmp_path, layer_configs=layers)
-    moved.index_all_layers()
-    (run,) = moved.runs
-    assert [(picks.session_id, picks.sources) for picks in run.picks] == [("1", ["work"])]
-    assert run.voxel_spacings == []
+    for archive, held in (("before", ["before", "work"]), ("after", ["work"])):
+        layers = {
+            "work": {"config_type": "filesystem", "root": str(tmp_path / "work")},
+            "archive": {"config_type": "filesystem", "root": str(tmp_path / archive), "read_only": True},
+        }
+        root = indexed(tmp_path, layer_configs=layers)
+        root.index_all_layers()
+        assert [picks.user_id for picks in run_of(root).picks] == held
 
 
 def test_a_scan_does_not_undo_what_is_written_meanwhile(
