@@ -521,6 +521,47 @@ def test_the_cache_serves_what_was_read(
     assert (s3.requests, server.requests) == ([], [])
 
 
+def test_the_cache_does_not_take_one_file_for_another(
+    config: dict[str, Any],
+    tmp_path: Path,
+    portal: fixture.Portal,
+    ids: dict[str, int],
+    s3: S3Server,
+    own_managers: None,
+) -> None:
+    """What is called by the same name may be something else tomorrow: it went and the next one moved up, or it was made anew."""
+    portal.tomogram(ids["run"], ids["spacing"], VOLUME + 1)
+    cache = {"config_type": "cache", "root": str(tmp_path / "cache")}
+
+    def read(root: CopickRoot) -> tuple[Any, Any, Any]:
+        run = root.get_run("1001")
+        assert run is not None
+        spacing = run.get_voxel_spacing(SIZE)
+        assert spacing is not None
+        tomogram, mask, picks = spacing.get_tomograms("wbp-raw")[0], run.segmentations[0], run.picks[0]
+        return tomogram.numpy(), mask.numpy(), picks.numpy()[0]
+
+    s3.put(fixture.BUCKET, portal.files)
+    root = stacked(config, tmp_path, cache_config=cache)
+    before = read(root)
+    assert np.array_equal(before[0], VOLUME)
+    del portal.server.tables["Tomogram"][ids["wbp"]]
+    rows = portal.server.tables["AnnotationFile"]
+    for row, content in (
+        (rows[ids["mask"]], fixture.multiscale(1 - MASK, levels=1)),
+        (rows[ids["points"]], {"": fixture.ndjson([fixture.point(9, 9, 9)])}),
+    ):
+        row["s3Path"] = row["s3Path"].replace("-1.0_", "-2.0_")
+        at = row["s3Path"].split("/", 3)[3]
+        s3.put(fixture.BUCKET, {f"{at}/{key}".rstrip("/"): value for key, value in content.items()})
+    root.refresh()
+    for again in (root, stacked(config, tmp_path, cache_config=cache)):
+        now = read(again)
+        assert np.array_equal(now[0], VOLUME + 1)
+        assert np.array_equal(now[1], 1 - MASK)
+        assert np.allclose(now[2], 9 * SIZE)
+
+
 def test_an_index_reads_what_the_portal_says_once(
     config: dict[str, Any], tmp_path: Path, server: PortalServer, s3: S3Server
 ) -> None:

@@ -7,6 +7,7 @@ win), so it is whole or absent. One that does not check is treated as absent.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -40,6 +41,10 @@ class Origin:
     layer: str
     place: str
     """A digest of the place's location, which might hold a secret."""
+
+    def at(self, address: str) -> Origin:
+        """One thing of that place, as long as it lies there."""
+        return Origin(self.layer, hashlib.sha256(f"{self.place} {address}".encode()).hexdigest())
 
     def mark(self, document: dict[str, Any]) -> dict[str, Any]:
         return {**document, "source_layer": self.layer, "place": self.place}

@@ -329,6 +329,12 @@ class PortalLayer(Layer):
         bucket, path = self._bucket(self._array_path(ref))
         return bucket.volume(path)
 
+    def address(self, ref: Ref) -> str | None:
+        # The portal gives what it processes anew another file; and the first tomogram of a type may go, and the next be called so.
+        if ref.kind.payload == "array":
+            return self._array_path(ref)
+        return repr(self._file(ref)) if ref.kind is PICKS else None
+
     def _file(self, ref: Ref) -> PortalFile:
         """The file of an annotation. Raises NotFoundError."""
         run = self._run_of(ref)
