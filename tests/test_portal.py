@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ from copick.impl.cryoet_data_portal import (
 )
 from copick.impl.multilayer import CopickConfigMultilayer, CopickRootMultilayer
 from copick.index.stack import AGAIN_S, _update_if_due
+from copick.layers.transfer import one_at_a_time
 from copick.util.portal import objects_from_datasets
 from support import portal as fixture
 from support.portal import AUTHORS, MASK, OBJECTS, SIZE, TURNED, VOLUME
@@ -936,6 +939,25 @@ def test_refresh(root: CopickRoot, run: CopickRun, portal: fixture.Portal, ids: 
     assert [request.fields for request in portal.server.requests] == [ONE[1:], ONE]
 
 
+def test_a_clock_that_is_set_back(
+    root: CopickRoot, server: PortalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked for after a refresh counts, whatever the time was then."""
+    assert len(root.runs) == 3
+    root.refresh()
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 7200)
+    for _ in range(3):
+        assert [len(run.query_picks()) for run in root.query()] == [2, 1, 0]
+    assert len(server.requests) == 2
+
+
+@pytest.mark.timeout(60)
+def test_whoever_asks_and_was_stopped_holds_up_nobody(config: dict[str, Any], server: PortalServer) -> None:
+    with one_at_a_time(f"portal {server.url} [10440, 10441]"):
+        assert len(copick.from_string(json.dumps({**config, "timeout_s": 0.5})).runs) == 3
+
+
 def test_a_damaged_file_is_asked_for_again(
     config: dict[str, Any], server: PortalServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -943,12 +965,50 @@ def test_a_damaged_file_is_asked_for_again(
     listed = everything(copick.from_string(json.dumps(config)))
     (kept,) = (tmp_path / "kept").glob("*.json.gz")
     whole = kept.read_bytes()
-    for damaged in (b"", whole[:100], b"x" * 50, whole[:-1] + b"?"):
+    odd = [
+        gzip.compress(text)
+        for text in (b"null", b"[" * 200_000, b'{"tables": [], "time": 1%s}' % (b"0" * 400))
+    ]
+    for damaged in (b"", whole[:100], b"x" * 50, whole[:-1] + b"?", *odd):
         kept.write_bytes(damaged)
         server.requests.clear()
         assert everything(copick.from_string(json.dumps(config))) == listed
         assert len(server.requests) == 1
-    assert caplog.text.count("cannot be read") >= 4
+    assert caplog.text.count("cannot be read") >= 7
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_what_lies_in_the_place_of_a_kept_file(
+    config: dict[str, Any], server: PortalServer, tmp_path: Path
+) -> None:
+    config["cache_dir"] = str(tmp_path / "kept")
+    listed = everything(copick.from_string(json.dumps(config)))
+    (kept,) = (tmp_path / "kept").glob("*.json.gz")
+    kept.unlink()
+    os.mkfifo(kept)
+    assert everything(copick.from_string(json.dumps(config))) == listed
+    assert kept.is_file()
+
+
+def test_a_folder_behind_links(
+    config: dict[str, Any], server: PortalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As homes of clusters have them."""
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "link").symlink_to(tmp_path / "scratch")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder in (
+        str(tmp_path / "home" / "link"),
+        str(tmp_path / "home" / "link" / "below"),
+        "~/link/of home",
+    ):
+        server.requests.clear()
+        for _ in range(2):
+            assert len(copick.from_string(json.dumps({**config, "cache_dir": folder})).runs) == 3
+        assert len(server.requests) == 1
+    assert len([*(tmp_path / "scratch").rglob("*.json.gz")]) == 3
 
 
 def test_the_users_own_folder(

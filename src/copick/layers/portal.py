@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import re
 from collections import Counter
 from datetime import date
@@ -45,6 +46,7 @@ from copick.layers.portal_meta import (
 )
 from copick.meta import IDENTITY, PORTAL_USER, CopickRunMeta, Meta
 from copick.util.escape import sanitize_name
+from copick.util.urls import local_path
 from copick.util.words import nearest
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ class PortalLayer(Layer):
     def __init__(self, config: CopickConfigPortal, name: str) -> None:
         self.name, self.config = name, config
         self.client = PortalClient(config.url, config.timeout_s, name)
-        folder = Path(config.cache_dir) if config.cache_dir else None
+        folder = _folder(config.cache_dir) if config.cache_dir else None
         self._source = Source(self.client, config.dataset_ids, folder, config.max_age)
         self._buckets: dict[str, _Bucket] = {}
         self._matches: dict[str, frozenset[int]] = {}
@@ -108,7 +110,7 @@ class PortalLayer(Layer):
         if self.config.cache_dir is None:
             import platformdirs
 
-            self._source.folder = platformdirs.user_cache_path("copick") / "portal"
+            self._source.folder = _folder(platformdirs.user_cache_path("copick") / "portal")
 
     def keep_listings(self, folder: Path) -> bool:
         if self.config.cache_dir is None:
@@ -408,6 +410,11 @@ class _Bucket(FilesystemLayer):
 
     def volume(self, path: str) -> Store:
         return self._store(path, path, read_only=True)
+
+
+def _folder(path: str | Path) -> Path:
+    """The folder that a user calls so: below it no links are followed."""
+    return Path(os.path.realpath(local_path(os.fspath(path))))
 
 
 def _digest(text: str) -> str:
