@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
 import pickle
 import subprocess
@@ -40,6 +41,7 @@ from copick.impl.cryoet_data_portal import (
 )
 from copick.impl.multilayer import CopickConfigMultilayer, CopickRootMultilayer
 from copick.index.stack import AGAIN_S, _update_if_due
+from copick.layers.portal_client import TRIES
 from copick.layers.transfer import one_at_a_time
 from copick.util.portal import objects_from_datasets
 from support import portal as fixture
@@ -824,11 +826,72 @@ def test_the_portal_is_down(config: dict[str, Any], mortal: PortalServer) -> Non
 
 
 def test_the_portal_is_silent(config: dict[str, Any], server: PortalServer) -> None:
+    """It is asked for less each time, and not for ever."""
     server.latency_s = 0.6
     root = copick.from_string(json.dumps({**config, "timeout_s": 0.2}))
-    root.layer.layers[0].client._rows = 100  # type: ignore[attr-defined]  # the fewest: nothing to halve
     with pytest.raises(LayerError, match=r"did not answer within timeout_s=0\.2"):
         _ = root.runs
+    time.sleep(1)  # until the server has seen them all
+    assert len(server.requests) == TRIES
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>maintenance</html>",
+        b"",
+        b"null",
+        b"5",
+        b'"data"',
+        b"[]",
+        b'{"data": null}',
+        b'{"data": []}',
+        b'{"data": {}}',
+        b'{"data": {"t0": null, "t1": null, "t2": null, "t3": null, "t4": null}}',
+        b'{"data": {"t0": [null], "t1": [], "t2": [], "t3": [], "t4": []}}',
+        b'{"data": {"t0": [{"id": 10440}, {"id": 10441}], "t1": [{"id": 1}], "t2": [], "t3": [], "t4": []}}',
+        b'{"errors": "boom"}',
+        b'{"errors": ["boom"], "data": null}',
+        b'{"errors": [{"message": null}]}',
+        b'{"errors": []}',
+    ],
+)
+def test_answers_that_are_none(
+    root: CopickRoot, running: PortalServer, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    """As a proxy gives them, or something else at that address."""
+    monkeypatch.setattr(running, "_executed", lambda question: (200, answer))
+    with pytest.raises(LayerError, match=f"the portal {running.url} failed: "):
+        _ = root.runs
+    monkeypatch.undo()
+    assert len(root.runs) == 3
+
+
+def test_an_address_with_a_password(
+    config: dict[str, Any], server: PortalServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is used, and not shown."""
+    caplog.set_level(logging.DEBUG, "copick")
+    own = {
+        **config,
+        "url": server.url.replace("http://", "http://me:hunter2@"),
+        "cache_dir": str(tmp_path / "kept"),
+    }
+    server.fail_next = [503, 403]
+    root = copick.from_string(json.dumps(own))
+    with pytest.raises(LayerError, match="403") as failed:
+        _ = root.runs
+    assert len(root.runs) == 3
+    (layer,) = root.layer.layers  # type: ignore[attr-defined]
+    (kept,) = (tmp_path / "kept").iterdir()
+    for shown in (
+        str(failed.value),
+        repr(layer),
+        layer.location,
+        gzip.decompress(kept.read_bytes()),
+        caplog.text,
+    ):
+        assert "hunter2" not in str(shown)
 
 
 def test_an_answer_that_is_too_much(

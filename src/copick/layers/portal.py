@@ -46,7 +46,7 @@ from copick.layers.portal_meta import (
 )
 from copick.meta import IDENTITY, PORTAL_USER, CopickRunMeta, Meta
 from copick.util.escape import sanitize_name
-from copick.util.urls import local_path
+from copick.util.urls import local_path, shown_url
 from copick.util.words import nearest
 
 if TYPE_CHECKING:
@@ -93,11 +93,11 @@ class PortalLayer(Layer):
         self._matches: dict[str, frozenset[int]] = {}
 
     def __repr__(self) -> str:
-        return f"<PortalLayer {self.name!r} {self.config.url or ''} {self.config.dataset_ids}>"
+        return f"<PortalLayer {self.name!r} {shown_url(self.config.url or '')} {self.config.dataset_ids}>"
 
     @property
     def location(self) -> str:
-        return f"portal {self.client.url}"
+        return f"portal {self.client.shown}"
 
     @property
     def content(self) -> str:

@@ -230,7 +230,7 @@ class Source:
         if unknown := {*self.dataset_ids} - {row[0] for row in datasets}:
             which = ", ".join(map(str, sorted(unknown)))
             raise ConfigError(
-                f"layer {self.client.name!r}: the portal {self.client.url} has no dataset {which}; check dataset_ids"
+                f"layer {self.client.name!r}: the portal {self.client.shown} has no dataset {which}; check dataset_ids"
             )
         self._write(rows, asked)
         self._outdated.clear()
@@ -272,7 +272,7 @@ class Source:
             for table, table_rows in zip(TABLES, rows, strict=True)
         ]
         document = {
-            "url": self.client.url,
+            "url": self.client.shown,
             "dataset_ids": self.dataset_ids,
             "time": asked,
             "tables": columns,
