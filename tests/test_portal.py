@@ -1142,6 +1142,47 @@ def test_files_that_are_missing(
     assert len(run.picks[0].points) == 2
 
 
+def test_files_on_the_web(
+    root: CopickRoot, run: CopickRun, portal: fixture.Portal, ids: dict[str, int], s3: S3Server
+) -> None:
+    """They are read without what is stated for buckets, credentials among it."""
+    tables = portal.server.tables
+    for row, column in (
+        (tables["Tomogram"][ids["wbp"]], "s3OmezarrDir"),
+        (tables["AnnotationFile"][ids["points"]], "s3Path"),
+    ):
+        row[column] = row[column].replace("s3://", f"{s3.url}/")
+    root.refresh()
+    (picks,) = run.get_picks(session_id=str(ids["points"]))
+    assert len(picks.points) == 2
+    spacing = run.get_voxel_spacing(SIZE)
+    assert spacing is not None
+    assert np.array_equal(spacing.get_tomograms("wbp-raw")[0].numpy(), VOLUME)
+
+
+@pytest.mark.parametrize(
+    "path", ["s3://", "s3:///x", "s3://bucket/", "{here}/x", "file://{here}/x", "local://{here}/x", "x", " "]
+)
+def test_files_that_are_nowhere(
+    root: CopickRoot, run: CopickRun, portal: fixture.Portal, ids: dict[str, int], tmp_path: Path, path: str
+) -> None:
+    """What the portal states leads to no file of this machine."""
+    (tmp_path / "x").write_bytes(fixture.ndjson([fixture.point(1, 2, 3)]))
+    stated = path.format(here=tmp_path)
+    points = portal.annotation(ids["run"], ids["spacing"], "Point", [], file_fields={"s3_path": stated})
+    tomogram = portal.tomogram(ids["run"], ids["spacing"], s3_omezarr_dir=stated)
+    root.refresh()
+    (picks,) = run.get_picks(session_id=str(points))
+    with pytest.raises(FormatError, match="which is no address of a file; tell the portal"):
+        _ = picks.points
+    spacing = run.get_voxel_spacing(SIZE)
+    assert spacing is not None
+    (found,) = spacing.get_tomograms(f"wbp-raw-{tomogram}")
+    with pytest.raises(FormatError, match="which is no address of a file; tell the portal"):
+        found.numpy()
+    assert len(run.picks[0].points) == 2
+
+
 def test_files_that_are_refused(
     root: CopickRoot, run: CopickRun, portal: fixture.Portal, ids: dict[str, int], s3: S3Server
 ) -> None:

@@ -28,7 +28,7 @@ class CopickConfigPortal(LayerConfig):
     )
     """Where it answers GraphQL; None = where the client package says that it does."""
     fs_args: dict[str, Any] = Field(default_factory=dict)
-    """Passed to fsspec for the files. Without credentials they are read anonymously."""
+    """Passed to fsspec for files in buckets. Without credentials they are read anonymously."""
     max_age: float = Field(default=7 * 24 * 3600, ge=0)
     """Seconds until the portal is asked again what there is; 0 = never."""
     timeout_s: float = Field(default=60.0, gt=0)

@@ -44,6 +44,7 @@ from copick.layers.portal_meta import (
     PortalTomogramMeta,
     PortalVoxelSpacingMeta,
 )
+from copick.layers.protocols import OBJECT_STORES
 from copick.meta import IDENTITY, PORTAL_USER, CopickRunMeta, Meta
 from copick.util.escape import sanitize_name
 from copick.util.urls import local_path, shown_url
@@ -77,6 +78,7 @@ _SHAPES = {
     INSTANCE_SEGMENTATION: ("InstanceSegmentationMask",),
 }
 _CREDENTIALS = {"key", "secret", "token", "profile", "anon"}
+_WEB = {"http", "https"}
 
 
 class PortalLayer(Layer):
@@ -355,21 +357,26 @@ class PortalLayer(Layer):
         raise NotFoundError(f"layer {self.name!r} has no {ref}")
 
     def _bucket(self, url: str) -> tuple[_Bucket, str]:
-        """Where a file lies, and its path there."""
+        """Where a file lies, and its path there. Raises FormatError if that is no address of a file on a server."""
         protocol, _, rest = url.partition("://")
         name, _, path = rest.partition("/")
-        root = f"{protocol}://{name}"
+        root, path = f"{protocol}://{name}", path.rstrip("/")
+        # A server shall not lead us to files of this machine.
+        if not (name and path) or protocol not in _WEB | OBJECT_STORES:
+            raise FormatError(
+                f"layer {self.name!r}: the portal states {url!r}, which is no address of a file; tell the portal"
+            )
         if root not in self._buckets:
-            given = self.config.fs_args
+            given: Mapping[str, Any] = {} if protocol in _WEB else self.config.fs_args
             anonymous = protocol == "s3" and not _CREDENTIALS & {*given}
             config = CopickConfigFS(
                 root=root,
-                fs_args={"anon": True, **given} if anonymous else given,
+                fs_args={"anon": True, **given} if anonymous else dict(given),
                 timeout_s=self.config.timeout_s,
                 read_only=True,
             )
             self._buckets[root] = _Bucket(config, self.name)
-        return self._buckets[root], path.rstrip("/")
+        return self._buckets[root], path
 
     # The rest of a layer
 
