@@ -726,6 +726,7 @@ def test_names_of_generated_objects(portal: fixture.Portal, server: PortalServer
     [
         ({"dataset_ids": []}, "dataset_ids: "),
         ({"dataset_ids": ["x"]}, r"dataset_ids\.0: found 'x'"),
+        ({"dataset_ids": [2**31]}, r"dataset_ids\.0: found 2147483648"),
         ({"dataset_id": [1]}, r"dataset_id: unknown key \(did you mean 'dataset_ids'\?\)"),
         ({"url": "portal.org"}, "url: found 'portal.org'"),
         ({"read_only": False}, "read_only: the portal cannot be written"),
@@ -749,11 +750,16 @@ def test_one_portal_in_a_stack(config: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_the_address_may_be_in_the_environment(
-    config: dict[str, Any], server: PortalServer, monkeypatch: pytest.MonkeyPatch
+    config: dict[str, Any], server: PortalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COPICK_PORTAL_URL", server.url)
     del config["url"]
     assert len(copick.from_string(json.dumps(config)).runs) == 3
+    for more in ({}, {"overlay_root": str(tmp_path)}):
+        root = copick.from_string(json.dumps({**config, **more}))
+        assert [dataset.id for dataset in root.datasets] == [10440, 10441]  # type: ignore[attr-defined]
+    monkeypatch.setenv("COPICK_PORTAL_URL", "")
+    assert CopickConfigPortal(dataset_ids=[1]).url is None
 
 
 # Processes

@@ -65,7 +65,8 @@ class CopickRootPortal(RootOfLayers):
         """The datasets as the portal's own client gives them, asked for now. Raises LayerError."""
         from copick.layers.portal_client import PortalClient
 
-        return PortalClient(self.config.url, self.config.timeout_s, "portal").datasets(self.dataset_ids)
+        config = self.config.portal if isinstance(self.config, CopickConfigCDP) else self.config
+        return PortalClient(config.url, config.timeout_s, "portal").datasets(self.dataset_ids)
 
     @property
     def go_map(self) -> dict[str, str]:
