@@ -718,6 +718,46 @@ def test_names_of_generated_objects(portal: fixture.Portal, server: PortalServer
     assert len({item.color for item in made.values()}) == 6
 
 
+def test_names_that_no_object_can_have(portal: fixture.Portal, server: PortalServer, tmp_path: Path) -> None:
+    """What the portal calls things is free text: each is an object whose picks can be stored."""
+    run = portal.dataset(1, ["a"])["a"]
+    spacing = portal.spacing(run)
+    for at, name in enumerate(
+        ("..", "_", " / ", ".hidden", "x" * 300, "x" * 301, "é" * 150, "核糖体", "..-..")
+    ):
+        portal.annotation(run, spacing, "Point", [], object_id=f"GO:{at}", object_name=name)
+    portal.annotation(run, spacing, "Point", [], object_id="/", object_name="/")
+    root = from_czcdp_datasets([1], tmp_path, user_id="me", url=server.url)
+    assert [item.name[:12] for item in root.pickable_objects] == [
+        "object",
+        *("go-0", "go-1", "go-2", "hidden", "x" * 12, "x" * 12, "é" * 12, "核糖体", "go-8"),
+    ]
+    (shown,) = root.runs
+    for item in root.pickable_objects:
+        shown.new_picks(item.name, "1").from_numpy([[1, 2, 3]])
+    assert len(shown.query_picks()) == 20
+    stack = {"portal": {"config_type": "cryoet_data_portal", "dataset_ids": [1], "url": server.url}}
+    objects = [item.model_dump(mode="json") for item in root.config.pickable_objects]
+    config = {"config_type": "multilayer", "layers": ["portal"], "layer_configs": stack}
+    assert len(copick.from_string(json.dumps({**config, "pickable_objects": objects})).runs[0].picks) == 10
+
+
+def test_types_that_are_too_long_for_a_file(
+    config: dict[str, Any], portal: fixture.Portal, ids: dict[str, int], tmp_path: Path
+) -> None:
+    """The index, the cache and copies call files so."""
+    for software in ("x" * 300, "x" * 301, "é" * 200):
+        portal.tomogram(ids["run"], ids["spacing"], processing_software=software)
+    root = over_the_portal(config, tmp_path, by_index=True)
+    spacing = root.runs[0].voxel_spacings[1]
+    types = [tomogram.tomo_type for tomogram in spacing.tomograms]
+    assert len({*types}) == 5
+    assert all(tomogram.ref.path for tomogram in spacing.tomograms)
+    assert [t.tomo_type for t in root.find_objects("tomograms", tomo_type=types[2])["tomograms"]] == [
+        types[2]
+    ]
+
+
 # Configs
 
 
@@ -1217,6 +1257,9 @@ def test_a_store_that_fails(run: CopickRun, s3: S3Server, monkeypatch: pytest.Mo
         b'{"location": {"x": 1, "y": 2}}',
         b'{"location": {"x": 1, "y": 2, "z": "a"}}',
         b'{"location": {"x": 1, "y": 2, "z": 3}, "xyz_rotation_matrix": [[1, 2], [3, 4]]}',
+        b'{"location": {"x": 1, "y": 2, "z": 3}, "instance_id": Infinity}',
+        b'{"location": {"x": 1%s, "y": 2, "z": 3}}' % (b"0" * 400),
+        b"[" * 100_000,
     ],
 )
 def test_points_that_are_none(run: CopickRun, s3: S3Server, portal: fixture.Portal, line: bytes) -> None:

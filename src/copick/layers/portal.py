@@ -46,7 +46,7 @@ from copick.layers.portal_meta import (
 )
 from copick.layers.protocols import OBJECT_STORES
 from copick.meta import IDENTITY, PORTAL_USER, CopickRunMeta, Meta
-from copick.util.escape import sanitize_name
+from copick.util.escape import cut_name, sanitize_name
 from copick.util.urls import local_path, shown_url
 from copick.util.words import nearest
 
@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LONGEST_TYPE = 160
+"""Bytes of a tomogram's type: file names have 255, and may also hold an id and the name of features."""
 AUTHORS = "authors"
 """In a query of `matching`: names that must all be among the authors."""
 
@@ -79,6 +81,10 @@ _SHAPES = {
 }
 _CREDENTIALS = {"key", "secret", "token", "profile", "anon"}
 _WEB = {"http", "https"}
+
+
+_NO_POINT = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a line as a point raises if it is none."""
 
 
 class PortalLayer(Layer):
@@ -433,7 +439,8 @@ def tomo_type(tomogram: PortalTomogram) -> str:
     said = [tomogram.method, tomogram.processing, tomogram.software]
     words = [camel_case(text) for text in said if text]
     name = "-".join([*words, *(["ctfdeconv"] if tomogram.ctf_corrected else [])])
-    return sanitize_name(name, suppress_warnings=True).lstrip(".")  # a file with a dot first is hidden
+    clean = sanitize_name(name, suppress_warnings=True).lstrip(".")  # a file with a dot first is hidden
+    return cut_name(clean, LONGEST_TYPE)
 
 
 def camel_case(text: str) -> str:
@@ -465,7 +472,7 @@ def points_of(content: bytes, voxel_size: float, where: str) -> list[dict[str, A
                 if [len(row) for row in turned] != [4] * 4:
                     raise ValueError("a rotation is a 3x3 matrix")
             instance = int(said.get("instance_id") or 0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except _NO_POINT as error:
             raise FormatError(
                 f"{where}, line {number}: is no point ({type(error).__name__}: {error}); found {line[:80]!r}"
             ) from error
