@@ -209,6 +209,10 @@ def test_two_tomograms_of_one_type(
     assert [tomogram.meta.portal_tomo_id for tomogram in both] == [ids["wbp"], second]  # type: ignore[attr-defined]
     (found,) = spacing.get_tomograms("wbp-raw", portal_meta_query={"name": "second"})
     assert np.array_equal(found.numpy(), VOLUME + 1)
+    portal.tomogram(ids["run"], ids["spacing"], processing_software=str(second + 2))
+    portal.tomogram(ids["run"], ids["spacing"])  # its id is in the name of the one before
+    root.refresh()
+    assert {t.meta.portal_tomo_id for t in spacing.query_tomograms()} >= {second, second + 1, second + 2}  # type: ignore[attr-defined]
 
 
 def test_picks(run: CopickRun, ids: dict[str, int], s3: S3Server) -> None:
@@ -670,6 +674,11 @@ def test_from_datasets(
     assert not objects["membrane"].is_particle
     assert everything(copick.from_file(path)) == everything(root)
     assert len(server.requests) == 1
+    written = path.read_text()
+    with pytest.raises(LayerError, match="cannot be written"):
+        from_czcdp_datasets([10440], tmp_path / "overlay", url=server.url, output_path=tmp_path)
+    again = from_czcdp_datasets(np.array([10440]), tmp_path / "overlay", url=server.url, output_path=path)
+    assert (path.read_text() != written, copick.from_file(path).dataset_ids) == (True, again.dataset_ids)  # type: ignore[attr-defined]
 
 
 def test_generated_objects_are_the_same_in_every_process(server: PortalServer, ids: dict[str, int]) -> None:
@@ -997,6 +1006,14 @@ def test_a_run_that_was_refreshed_while_the_portal_is_down(
     assert len(run.picks) == 2
     assert len(run.voxel_spacings) == 2
     assert caplog.text.count("What it said 0.0 hours ago is used") == 1
+
+
+def test_datasets_of_something_else(
+    config: dict[str, Any], running: PortalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_executed", lambda question: (200, b'{"data": null}'))
+    with pytest.raises(LayerError, match=f"the portal {running.url} failed: "):
+        _ = CopickRootPortal(CopickConfigPortal(**config)).datasets
 
 
 def test_datasets_of_a_silent_portal(config: dict[str, Any], server: PortalServer, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from copick.config import CopickConfig, parse_config
@@ -103,8 +102,9 @@ def from_czcdp_datasets(
 
     Raises:
         ConfigError: The portal has no such dataset.
-        LayerError: The portal does not answer.
+        LayerError: The portal does not answer, or the config cannot be written.
     """
+    from copick.util.files import write_text
     from copick.util.portal import objects_from_datasets
 
     ids = [*dataset_ids]
@@ -126,7 +126,8 @@ def from_czcdp_datasets(
     fields = {key: value for key, value in given.items() if value is not None}
     root = CopickRootCDP(parse_config(fields, "from_czcdp_datasets"), cache=cache)  # type: ignore[arg-type]
     if output_path is not None:
-        Path(output_path).write_text(json.dumps(fields, indent=4), encoding="utf-8")
+        stated = {**fields, "dataset_ids": root.dataset_ids}
+        write_text(output_path, json.dumps(stated, indent=4), "the config")
     return root
 
 

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-from collections import Counter
 from datetime import date
 from operator import attrgetter
 from pathlib import Path
@@ -264,18 +263,20 @@ class PortalLayer(Layer):
     def _tomograms(self, run: PortalRun, spacing: Ref) -> dict[int, PortalTomogramMeta]:
         """The tomograms of a voxel spacing by portal id. Of several of one type, all but the first have their id in the name."""
         found: dict[int, PortalTomogramMeta] = {}
-        seen: Counter[str] = Counter()
+        taken: set[str] = set()
         for tomogram in sorted(run.tomograms, key=attrgetter("id")):
             if normal(tomogram.spacing.size) != spacing.values[0]:
                 continue
-            common = tomo_type(tomogram)
+            name = common = tomo_type(tomogram)
+            while name in taken:
+                name = f"{name}-{tomogram.id}"
+            taken.add(name)
             found[tomogram.id] = PortalTomogramMeta(
-                tomo_type=f"{common}-{tomogram.id}" if seen[common] else common,
+                tomo_type=name,
                 portal_tomo_type=common,
                 portal_tomo_id=tomogram.id,
                 portal_tomo_path=tomogram.path,
             )
-            seen[common] += 1
         return found
 
     # Questions to the portal about what is not in the catalogue

@@ -27,7 +27,7 @@ BUSY = (408, 429, 500, 502, 503, 504)
 """Answers that may be others a moment later."""
 TOO_MUCH = (500, 502, 503, 504)
 """Answers that may be others to a smaller question."""
-_NO_GRAPHQL = (AssertionError, AttributeError, KeyError, TypeError)
+_NO_GRAPHQL: tuple[type[Exception], ...] = (AssertionError, AttributeError, KeyError, TypeError)
 """What reading an answer raises that is JSON, but not what was asked for."""
 
 Row = tuple[Any, ...]
@@ -102,7 +102,7 @@ class PortalClient:
             client = copy.copy(_client(self.url, self.name))
             client.get_client = self._session  # also for what is got from the datasets later
             found = dataset.find(client, [dataset.id._in([*ids])])
-        except _failures() as error:
+        except _failures() + _NO_GRAPHQL as error:
             raise self._failure(error) from error
         return sorted(found, key=lambda each: each.id)
 
