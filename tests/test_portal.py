@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ from copick.impl.cryoet_data_portal import (
 )
 from copick.impl.multilayer import CopickConfigMultilayer, CopickRootMultilayer
 from copick.index.stack import AGAIN_S, _update_if_due
-from copick.layers.portal_client import TRIES
+from copick.layers.portal_client import ROWS, TRIES
 from copick.layers.transfer import one_at_a_time
 from copick.util.portal import objects_from_datasets
 from support import portal as fixture
@@ -835,6 +836,15 @@ def test_threads_ask_once(root: CopickRoot, server: PortalServer) -> None:
     assert len(server.requests) == 1
 
 
+def test_threads_that_need_a_run_anew(root: CopickRoot, run: CopickRun, server: PortalServer) -> None:
+    assert len(run.picks) == 2
+    server.latency_s = 0.2
+    run.refresh()
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(run.query_picks) for _ in range(4)]
+    assert [len(each.result()) for each in asked] == [2] * 4
+
+
 def test_processes_that_start_together_ask_once(
     config: dict[str, Any], server: PortalServer, tmp_path: Path
 ) -> None:
@@ -968,6 +978,19 @@ def test_a_portal_that_is_busy(root: CopickRoot, server: PortalServer, status: i
     server.fail_next = [status, status]
     assert len(root.runs) == 3
     assert [request.status for request in server.requests] == [status, status, 200]
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_a_portal_that_is_busy_in_graphql(
+    root: CopickRoot, running: PortalServer, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Gateways say it in the form of a refusal."""
+    executed, turns = running._executed, iter(range(9))
+    busy = status, b'{"errors": [{"message": "too many requests"}]}'
+    monkeypatch.setattr(running, "_executed", lambda asked: executed(asked) if next(turns) > 1 else busy)
+    assert len(root.runs) == 3
+    (layer,) = root.layer.layers  # type: ignore[attr-defined]
+    assert layer.client._rows == (ROWS if status == 429 else ROWS // 4)
 
 
 def test_an_error_that_stays_is_told_at_once(root: CopickRoot, server: PortalServer) -> None:

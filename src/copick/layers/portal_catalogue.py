@@ -197,7 +197,7 @@ class Source:
                 self._outdated[run_id] = time.monotonic() + PATIENCE_S
             else:
                 self._known = known = known.with_run(run_id, part)
-                del self._outdated[run_id]
+                self._outdated.pop(run_id, None)  # another thread may have asked, too
         return known.runs.get(run_id)
 
     def refresh(self, run_id: int | None = None) -> None:

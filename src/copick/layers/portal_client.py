@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from copick.errors import ConfigError, CopickError, FormatError, LayerError
@@ -183,6 +184,7 @@ class PortalClient:
         session = _client(self.url, self.name).get_client()
         # It would ask without a limit of time, and too much of the portal four times before anybody could ask for less.
         session.transport.default_timeout, session.transport.retries = self.timeout_s, 0
+        session.transport.kwargs["hooks"] = {"response": _raise_if_busy}
         return session
 
     def _failure(self, error: Exception) -> CopickError:
@@ -270,8 +272,15 @@ def _failures() -> tuple[type[Exception], ...]:
     return (TransportError, GraphQLError, RequestException, OSError)
 
 
+def _raise_if_busy(response: Any, **_: Any) -> None:
+    """Before the client looks for a refusal in the answer: a server that is busy may say so in the form of one."""
+    if response.status_code in BUSY and response.status_code != HTTPStatus.INTERNAL_SERVER_ERROR:
+        response.raise_for_status()
+
+
 def _status(error: BaseException | None) -> int | None:
-    code = getattr(error, "code", None)
+    answer = getattr(getattr(error, "__cause__", None), "response", None)
+    code = getattr(error, "code", getattr(answer, "status_code", None))
     return code if isinstance(code, int) else None
 
 
