@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -971,6 +972,35 @@ def test_an_answer_that_is_too_much(
     assert {*statuses} == {200, 502}
     assert statuses.count(502) <= 5
     assert statuses.count(200) <= 8
+
+
+@pytest.mark.parametrize("stall_s", [0.0, 3.0], ids=["is cut off", "stops coming"])
+def test_an_answer_that_does_not_end(
+    config: dict[str, Any], server: PortalServer, portal: fixture.Portal, stall_s: float
+) -> None:
+    """It is asked for less, as after a 502."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            status, body = server._answered(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            whole = server.requests[-1].rows <= 1500
+            self.wfile.write(body if whole else body[:100])
+            self.wfile.flush()
+            time.sleep(0 if whole else stall_s)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server.add_many("Run", ({"dataset_id": 10441, "name": f"r{at}"} for at in range(3000)))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as between:
+        threading.Thread(target=between.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{between.server_port}/graphql"
+        found = copick.from_string(json.dumps({**config, "url": url, "timeout_s": 2})).runs
+        between.shutdown()
+    assert len({run.name for run in found}) == len(found) == 3003
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])

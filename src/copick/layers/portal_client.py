@@ -146,7 +146,7 @@ class PortalClient:
             logger.info("the portal %s did not answer (%s); it is asked again", self.shown, said)
             if _is_too_much(error) and self._rows > FEWEST_ROWS:
                 self._rows = max(self._rows // 2, FEWEST_ROWS)
-                halved += not _is_timeout(error)  # these take long, and it may be that nobody is there
+                halved += _status(error) is not None  # silence takes long, and it may be that nobody is there
 
         def ask() -> tuple[dict[str, list[Row]], int]:
             size = self._rows // len(pages)
@@ -286,12 +286,18 @@ def _status(error: BaseException | None) -> int | None:
 
 def _is_timeout(error: BaseException | None) -> bool:
     from requests.exceptions import Timeout
+    from urllib3.exceptions import ReadTimeoutError
 
-    return isinstance(error, Timeout) or isinstance(getattr(error, "__cause__", None), Timeout)
+    cause = getattr(error, "__cause__", None)
+    begun = getattr(cause, "__context__", None)  # an answer that stops coming is told in another way
+    return isinstance(error, Timeout) or isinstance(cause, Timeout) or isinstance(begun, ReadTimeoutError)
 
 
 def _is_too_much(error: BaseException | None) -> bool:
-    return _status(error) in TOO_MUCH or _is_timeout(error)
+    from requests.exceptions import ChunkedEncodingError
+
+    cut = isinstance(getattr(error, "__cause__", None), ChunkedEncodingError)
+    return _status(error) in TOO_MUCH or _is_timeout(error) or cut
 
 
 def _is_passing(error: BaseException) -> bool:
