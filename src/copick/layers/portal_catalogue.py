@@ -236,8 +236,8 @@ class Source:
         self._outdated.clear()
         if (
             self._asked_after == after
-        ):  # nobody wants to know it anew: it counts, although the clock was set back
-            self._asked_after = 0.0
+        ):  # nobody wants to know it anew meanwhile; the clock may have been set back
+            self._asked_after = min(after, asked)
         return Catalogue(_joined(*rows), asked)
 
     @staticmethod
