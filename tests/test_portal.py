@@ -1049,6 +1049,24 @@ def test_what_was_kept_is_served_while_the_portal_is_down(
     assert caplog.text.count("What it said 0.0 hours ago is used") == 2
 
 
+def test_what_is_known_counts_before_what_was_kept_earlier(
+    config: dict[str, Any], mortal: PortalServer, portal: fixture.Portal, tmp_path: Path
+) -> None:
+    """In a folder that cannot be written any more."""
+    config["cache_dir"] = str(tmp_path / "kept")
+    root = copick.from_string(json.dumps(config))
+    assert len(root.runs) == 3
+    (kept,) = (tmp_path / "kept").iterdir()
+    old = kept.read_bytes()
+    portal.dataset(10441, ["new"])
+    root.refresh()
+    assert len(root.runs) == 4
+    kept.write_bytes(old)
+    mortal.close()
+    root.refresh()
+    assert len(root.runs) == 4
+
+
 def test_a_run_that_was_refreshed_while_the_portal_is_down(
     config: dict[str, Any], mortal: PortalServer, caplog: pytest.LogCaptureFixture
 ) -> None:

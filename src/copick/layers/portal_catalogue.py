@@ -179,7 +179,9 @@ class Source:
             # Who was stopped, or does not come to an end, keeps nobody from asking for longer than a question may take.
             patience_s = TRIES * self.client.timeout_s
             with one_at_a_time(f"portal {self.client.url} {self.dataset_ids}", patience_s):
-                known = self._read() or known  # somebody else may have asked meanwhile
+                kept = self._read()  # somebody else may have asked meanwhile
+                if known is None or (kept is not None and kept.time > known.time):
+                    known = kept
                 if known is None or not self._is_fresh(known):
                     known = self._fetch(known)
         self._known = known
