@@ -236,10 +236,8 @@ class Source:
             )
         self._write(rows, asked)
         self._outdated.clear()
-        if (
-            self._asked_after == after
-        ):  # nobody wants to know it anew meanwhile; the clock may have been set back
-            self._asked_after = min(after, asked)
+        if self._asked_after == after:  # nobody wants it anew meanwhile
+            self._asked_after = min(after, asked)  # the clock may have been set back
         return Catalogue(_joined(*rows), asked)
 
     @staticmethod

@@ -273,7 +273,10 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _raise_if_busy(response: Any, **_: Any) -> None:
-    """Before the client looks for a refusal in the answer: a server that is busy may say so in the form of one."""
+    """Before the client looks for a refusal in the answer: a server that is busy may say so in the form of one.
+
+    Of 500 the errors in the answer say more.
+    """
     if response.status_code in BUSY and response.status_code != HTTPStatus.INTERNAL_SERVER_ERROR:
         response.raise_for_status()
 
