@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import logging
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +43,8 @@ from copick.impl.cryoet_data_portal import (
 )
 from copick.impl.multilayer import CopickConfigMultilayer, CopickRootMultilayer
 from copick.index.stack import AGAIN_S, _update_if_due
+from copick.layers.portal_client import ROWS, TRIES
+from copick.layers.transfer import one_at_a_time
 from copick.util.portal import objects_from_datasets
 from support import portal as fixture
 from support.portal import AUTHORS, MASK, OBJECTS, SIZE, TURNED, VOLUME
@@ -204,6 +211,10 @@ def test_two_tomograms_of_one_type(
     assert [tomogram.meta.portal_tomo_id for tomogram in both] == [ids["wbp"], second]  # type: ignore[attr-defined]
     (found,) = spacing.get_tomograms("wbp-raw", portal_meta_query={"name": "second"})
     assert np.array_equal(found.numpy(), VOLUME + 1)
+    portal.tomogram(ids["run"], ids["spacing"], processing_software=str(second + 2))
+    portal.tomogram(ids["run"], ids["spacing"])  # its id is in the name of the one before
+    root.refresh()
+    assert {t.meta.portal_tomo_id for t in spacing.query_tomograms()} >= {second, second + 1, second + 2}  # type: ignore[attr-defined]
 
 
 def test_picks(run: CopickRun, ids: dict[str, int], s3: S3Server) -> None:
@@ -521,6 +532,47 @@ def test_the_cache_serves_what_was_read(
     assert (s3.requests, server.requests) == ([], [])
 
 
+def test_the_cache_does_not_take_one_file_for_another(
+    config: dict[str, Any],
+    tmp_path: Path,
+    portal: fixture.Portal,
+    ids: dict[str, int],
+    s3: S3Server,
+    own_managers: None,
+) -> None:
+    """What is called by the same name may be something else tomorrow: it went and the next one moved up, or it was made anew."""
+    portal.tomogram(ids["run"], ids["spacing"], VOLUME + 1)
+    cache = {"config_type": "cache", "root": str(tmp_path / "cache")}
+
+    def read(root: CopickRoot) -> tuple[Any, Any, Any]:
+        run = root.get_run("1001")
+        assert run is not None
+        spacing = run.get_voxel_spacing(SIZE)
+        assert spacing is not None
+        tomogram, mask, picks = spacing.get_tomograms("wbp-raw")[0], run.segmentations[0], run.picks[0]
+        return tomogram.numpy(), mask.numpy(), picks.numpy()[0]
+
+    s3.put(fixture.BUCKET, portal.files)
+    root = stacked(config, tmp_path, cache_config=cache)
+    before = read(root)
+    assert np.array_equal(before[0], VOLUME)
+    del portal.server.tables["Tomogram"][ids["wbp"]]
+    rows = portal.server.tables["AnnotationFile"]
+    for row, content in (
+        (rows[ids["mask"]], fixture.multiscale(1 - MASK, levels=1)),
+        (rows[ids["points"]], {"": fixture.ndjson([fixture.point(9, 9, 9)])}),
+    ):
+        row["s3Path"] = row["s3Path"].replace("-1.0_", "-2.0_")
+        at = row["s3Path"].split("/", 3)[3]
+        s3.put(fixture.BUCKET, {f"{at}/{key}".rstrip("/"): value for key, value in content.items()})
+    root.refresh()
+    for again in (root, stacked(config, tmp_path, cache_config=cache)):
+        now = read(again)
+        assert np.array_equal(now[0], VOLUME + 1)
+        assert np.array_equal(now[1], 1 - MASK)
+        assert np.allclose(now[2], 9 * SIZE)
+
+
 def test_an_index_reads_what_the_portal_says_once(
     config: dict[str, Any], tmp_path: Path, server: PortalServer, s3: S3Server
 ) -> None:
@@ -624,6 +676,11 @@ def test_from_datasets(
     assert not objects["membrane"].is_particle
     assert everything(copick.from_file(path)) == everything(root)
     assert len(server.requests) == 1
+    written = path.read_text()
+    with pytest.raises(LayerError, match="cannot be written"):
+        from_czcdp_datasets([10440], tmp_path / "overlay", url=server.url, output_path=tmp_path)
+    again = from_czcdp_datasets(np.array([10440]), tmp_path / "overlay", url=server.url, output_path=path)
+    assert (path.read_text() != written, copick.from_file(path).dataset_ids) == (True, again.dataset_ids)  # type: ignore[attr-defined]
 
 
 def test_generated_objects_are_the_same_in_every_process(server: PortalServer, ids: dict[str, int]) -> None:
@@ -672,6 +729,46 @@ def test_names_of_generated_objects(portal: fixture.Portal, server: PortalServer
     assert len({item.color for item in made.values()}) == 6
 
 
+def test_names_that_no_object_can_have(portal: fixture.Portal, server: PortalServer, tmp_path: Path) -> None:
+    """What the portal calls things is free text: each is an object whose picks can be stored."""
+    run = portal.dataset(1, ["a"])["a"]
+    spacing = portal.spacing(run)
+    for at, name in enumerate(
+        ("..", "_", " / ", ".hidden", "x" * 300, "x" * 301, "é" * 150, "核糖体", "..-..")
+    ):
+        portal.annotation(run, spacing, "Point", [], object_id=f"GO:{at}", object_name=name)
+    portal.annotation(run, spacing, "Point", [], object_id="/", object_name="/")
+    root = from_czcdp_datasets([1], tmp_path, user_id="me", url=server.url)
+    assert [item.name[:12] for item in root.pickable_objects] == [
+        "object",
+        *("go-0", "go-1", "go-2", "hidden", "x" * 12, "x" * 12, "é" * 12, "核糖体", "go-8"),
+    ]
+    (shown,) = root.runs
+    for item in root.pickable_objects:
+        shown.new_picks(item.name, "1").from_numpy([[1, 2, 3]])
+    assert len(shown.query_picks()) == 20
+    stack = {"portal": {"config_type": "cryoet_data_portal", "dataset_ids": [1], "url": server.url}}
+    objects = [item.model_dump(mode="json") for item in root.config.pickable_objects]
+    config = {"config_type": "multilayer", "layers": ["portal"], "layer_configs": stack}
+    assert len(copick.from_string(json.dumps({**config, "pickable_objects": objects})).runs[0].picks) == 10
+
+
+def test_types_that_are_too_long_for_a_file(
+    config: dict[str, Any], portal: fixture.Portal, ids: dict[str, int], tmp_path: Path
+) -> None:
+    """The index, the cache and copies call files so."""
+    for software in ("x" * 300, "x" * 301, "é" * 200):
+        portal.tomogram(ids["run"], ids["spacing"], processing_software=software)
+    root = over_the_portal(config, tmp_path, by_index=True)
+    spacing = root.runs[0].voxel_spacings[1]
+    types = [tomogram.tomo_type for tomogram in spacing.tomograms]
+    assert len({*types}) == 5
+    assert all(tomogram.ref.path for tomogram in spacing.tomograms)
+    assert [t.tomo_type for t in root.find_objects("tomograms", tomo_type=types[2])["tomograms"]] == [
+        types[2]
+    ]
+
+
 # Configs
 
 
@@ -680,6 +777,7 @@ def test_names_of_generated_objects(portal: fixture.Portal, server: PortalServer
     [
         ({"dataset_ids": []}, "dataset_ids: "),
         ({"dataset_ids": ["x"]}, r"dataset_ids\.0: found 'x'"),
+        ({"dataset_ids": [2**31]}, r"dataset_ids\.0: found 2147483648"),
         ({"dataset_id": [1]}, r"dataset_id: unknown key \(did you mean 'dataset_ids'\?\)"),
         ({"url": "portal.org"}, "url: found 'portal.org'"),
         ({"read_only": False}, "read_only: the portal cannot be written"),
@@ -703,11 +801,16 @@ def test_one_portal_in_a_stack(config: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_the_address_may_be_in_the_environment(
-    config: dict[str, Any], server: PortalServer, monkeypatch: pytest.MonkeyPatch
+    config: dict[str, Any], server: PortalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COPICK_PORTAL_URL", server.url)
     del config["url"]
     assert len(copick.from_string(json.dumps(config)).runs) == 3
+    for more in ({}, {"overlay_root": str(tmp_path)}):
+        root = copick.from_string(json.dumps({**config, **more}))
+        assert [dataset.id for dataset in root.datasets] == [10440, 10441]  # type: ignore[attr-defined]
+    monkeypatch.setenv("COPICK_PORTAL_URL", "")
+    assert CopickConfigPortal(dataset_ids=[1]).url is None
 
 
 # Processes
@@ -732,6 +835,15 @@ def test_threads_ask_once(root: CopickRoot, server: PortalServer) -> None:
         thread.join()
     assert found == [3] * 4
     assert len(server.requests) == 1
+
+
+def test_threads_that_need_a_run_anew(root: CopickRoot, run: CopickRun, server: PortalServer) -> None:
+    assert len(run.picks) == 2
+    server.latency_s = 0.2
+    run.refresh()
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(run.query_picks) for _ in range(4)]
+    assert [len(each.result()) for each in asked] == [2] * 4
 
 
 def test_processes_that_start_together_ask_once(
@@ -780,11 +892,72 @@ def test_the_portal_is_down(config: dict[str, Any], mortal: PortalServer) -> Non
 
 
 def test_the_portal_is_silent(config: dict[str, Any], server: PortalServer) -> None:
+    """It is asked for less each time, and not for ever."""
     server.latency_s = 0.6
     root = copick.from_string(json.dumps({**config, "timeout_s": 0.2}))
-    root.layer.layers[0].client._rows = 100  # type: ignore[attr-defined]  # the fewest: nothing to halve
     with pytest.raises(LayerError, match=r"did not answer within timeout_s=0\.2"):
         _ = root.runs
+    time.sleep(1)  # until the server has seen them all
+    assert len(server.requests) == TRIES
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>maintenance</html>",
+        b"",
+        b"null",
+        b"5",
+        b'"data"',
+        b"[]",
+        b'{"data": null}',
+        b'{"data": []}',
+        b'{"data": {}}',
+        b'{"data": {"t0": null, "t1": null, "t2": null, "t3": null, "t4": null}}',
+        b'{"data": {"t0": [null], "t1": [], "t2": [], "t3": [], "t4": []}}',
+        b'{"data": {"t0": [{"id": 10440}, {"id": 10441}], "t1": [{"id": 1}], "t2": [], "t3": [], "t4": []}}',
+        b'{"errors": "boom"}',
+        b'{"errors": ["boom"], "data": null}',
+        b'{"errors": [{"message": null}]}',
+        b'{"errors": []}',
+    ],
+)
+def test_answers_that_are_none(
+    root: CopickRoot, running: PortalServer, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    """As a proxy gives them, or something else at that address."""
+    monkeypatch.setattr(running, "_executed", lambda question: (200, answer))
+    with pytest.raises(LayerError, match=f"the portal {running.url} failed: "):
+        _ = root.runs
+    monkeypatch.undo()
+    assert len(root.runs) == 3
+
+
+def test_an_address_with_a_password(
+    config: dict[str, Any], server: PortalServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is used, and not shown."""
+    caplog.set_level(logging.DEBUG, "copick")
+    own = {
+        **config,
+        "url": server.url.replace("http://", "http://me:hunter2@"),
+        "cache_dir": str(tmp_path / "kept"),
+    }
+    server.fail_next = [503, 403]
+    root = copick.from_string(json.dumps(own))
+    with pytest.raises(LayerError, match="403") as failed:
+        _ = root.runs
+    assert len(root.runs) == 3
+    (layer,) = root.layer.layers  # type: ignore[attr-defined]
+    (kept,) = (tmp_path / "kept").iterdir()
+    for shown in (
+        str(failed.value),
+        repr(layer),
+        layer.location,
+        gzip.decompress(kept.read_bytes()),
+        caplog.text,
+    ):
+        assert "hunter2" not in str(shown)
 
 
 def test_an_answer_that_is_too_much(
@@ -801,11 +974,53 @@ def test_an_answer_that_is_too_much(
     assert statuses.count(200) <= 8
 
 
+@pytest.mark.parametrize("stall_s", [0.0, 3.0], ids=["is cut off", "stops coming"])
+def test_an_answer_that_does_not_end(
+    config: dict[str, Any], server: PortalServer, portal: fixture.Portal, stall_s: float
+) -> None:
+    """It is asked for less, as after a 502."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            status, body = server._answered(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            whole = server.requests[-1].rows <= 1500
+            self.wfile.write(body if whole else body[:100])
+            self.wfile.flush()
+            time.sleep(0 if whole else stall_s)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server.add_many("Run", ({"dataset_id": 10441, "name": f"r{at}"} for at in range(3000)))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as between:
+        threading.Thread(target=between.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{between.server_port}/graphql"
+        found = copick.from_string(json.dumps({**config, "url": url, "timeout_s": 2})).runs
+        between.shutdown()
+    assert len({run.name for run in found}) == len(found) == 3003
+
+
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_portal_that_is_busy(root: CopickRoot, server: PortalServer, status: int) -> None:
     server.fail_next = [status, status]
     assert len(root.runs) == 3
     assert [request.status for request in server.requests] == [status, status, 200]
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_a_portal_that_is_busy_in_graphql(
+    root: CopickRoot, running: PortalServer, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Gateways say it in the form of a refusal."""
+    executed, turns = running._executed, iter(range(9))
+    busy = status, b'{"errors": [{"message": "too many requests"}]}'
+    monkeypatch.setattr(running, "_executed", lambda asked: executed(asked) if next(turns) > 1 else busy)
+    assert len(root.runs) == 3
+    (layer,) = root.layer.layers  # type: ignore[attr-defined]
+    assert layer.client._rows == (ROWS if status == 429 else ROWS // 4)
 
 
 def test_an_error_that_stays_is_told_at_once(root: CopickRoot, server: PortalServer) -> None:
@@ -834,6 +1049,24 @@ def test_what_was_kept_is_served_while_the_portal_is_down(
     assert caplog.text.count("What it said 0.0 hours ago is used") == 2
 
 
+def test_what_is_known_counts_before_what_was_kept_earlier(
+    config: dict[str, Any], mortal: PortalServer, portal: fixture.Portal, tmp_path: Path
+) -> None:
+    """In a folder that cannot be written any more."""
+    config["cache_dir"] = str(tmp_path / "kept")
+    root = copick.from_string(json.dumps(config))
+    assert len(root.runs) == 3
+    (kept,) = (tmp_path / "kept").iterdir()
+    old = kept.read_bytes()
+    portal.dataset(10441, ["new"])
+    root.refresh()
+    assert len(root.runs) == 4
+    kept.write_bytes(old)
+    mortal.close()
+    root.refresh()
+    assert len(root.runs) == 4
+
+
 def test_a_run_that_was_refreshed_while_the_portal_is_down(
     config: dict[str, Any], mortal: PortalServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -844,6 +1077,14 @@ def test_a_run_that_was_refreshed_while_the_portal_is_down(
     assert len(run.picks) == 2
     assert len(run.voxel_spacings) == 2
     assert caplog.text.count("What it said 0.0 hours ago is used") == 1
+
+
+def test_datasets_of_something_else(
+    config: dict[str, Any], running: PortalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_executed", lambda question: (200, b'{"data": null}'))
+    with pytest.raises(LayerError, match=f"the portal {running.url} failed: "):
+        _ = CopickRootPortal(CopickConfigPortal(**config)).datasets
 
 
 def test_datasets_of_a_silent_portal(config: dict[str, Any], server: PortalServer, tmp_path: Path) -> None:
@@ -895,6 +1136,25 @@ def test_refresh(root: CopickRoot, run: CopickRun, portal: fixture.Portal, ids: 
     assert [request.fields for request in portal.server.requests] == [ONE[1:], ONE]
 
 
+def test_a_clock_that_is_set_back(
+    root: CopickRoot, server: PortalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked for after a refresh counts, whatever the time was then."""
+    assert len(root.runs) == 3
+    root.refresh()
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 7200)
+    for _ in range(3):
+        assert [len(run.query_picks()) for run in root.query()] == [2, 1, 0]
+    assert len(server.requests) == 2
+
+
+@pytest.mark.timeout(60)
+def test_whoever_asks_and_was_stopped_holds_up_nobody(config: dict[str, Any], server: PortalServer) -> None:
+    with one_at_a_time(f"portal {server.url} [10440, 10441]"):
+        assert len(copick.from_string(json.dumps({**config, "timeout_s": 0.5})).runs) == 3
+
+
 def test_a_damaged_file_is_asked_for_again(
     config: dict[str, Any], server: PortalServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -902,12 +1162,50 @@ def test_a_damaged_file_is_asked_for_again(
     listed = everything(copick.from_string(json.dumps(config)))
     (kept,) = (tmp_path / "kept").glob("*.json.gz")
     whole = kept.read_bytes()
-    for damaged in (b"", whole[:100], b"x" * 50, whole[:-1] + b"?"):
+    odd = [
+        gzip.compress(text)
+        for text in (b"null", b"[" * 200_000, b'{"tables": [], "time": 1%s}' % (b"0" * 400))
+    ]
+    for damaged in (b"", whole[:100], b"x" * 50, whole[:-1] + b"?", *odd):
         kept.write_bytes(damaged)
         server.requests.clear()
         assert everything(copick.from_string(json.dumps(config))) == listed
         assert len(server.requests) == 1
-    assert caplog.text.count("cannot be read") >= 4
+    assert caplog.text.count("cannot be read") >= 7
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_what_lies_in_the_place_of_a_kept_file(
+    config: dict[str, Any], server: PortalServer, tmp_path: Path
+) -> None:
+    config["cache_dir"] = str(tmp_path / "kept")
+    listed = everything(copick.from_string(json.dumps(config)))
+    (kept,) = (tmp_path / "kept").glob("*.json.gz")
+    kept.unlink()
+    os.mkfifo(kept)
+    assert everything(copick.from_string(json.dumps(config))) == listed
+    assert kept.is_file()
+
+
+def test_a_folder_behind_links(
+    config: dict[str, Any], server: PortalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As homes of clusters have them."""
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "link").symlink_to(tmp_path / "scratch")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder in (
+        str(tmp_path / "home" / "link"),
+        str(tmp_path / "home" / "link" / "below"),
+        "~/link/of home",
+    ):
+        server.requests.clear()
+        for _ in range(2):
+            assert len(copick.from_string(json.dumps({**config, "cache_dir": folder})).runs) == 3
+        assert len(server.requests) == 1
+    assert len([*(tmp_path / "scratch").rglob("*.json.gz")]) == 3
 
 
 def test_the_users_own_folder(
@@ -978,6 +1276,47 @@ def test_files_that_are_missing(
     assert len(run.picks[0].points) == 2
 
 
+def test_files_on_the_web(
+    root: CopickRoot, run: CopickRun, portal: fixture.Portal, ids: dict[str, int], s3: S3Server
+) -> None:
+    """They are read without what is stated for buckets, credentials among it."""
+    tables = portal.server.tables
+    for row, column in (
+        (tables["Tomogram"][ids["wbp"]], "s3OmezarrDir"),
+        (tables["AnnotationFile"][ids["points"]], "s3Path"),
+    ):
+        row[column] = row[column].replace("s3://", f"{s3.url}/")
+    root.refresh()
+    (picks,) = run.get_picks(session_id=str(ids["points"]))
+    assert len(picks.points) == 2
+    spacing = run.get_voxel_spacing(SIZE)
+    assert spacing is not None
+    assert np.array_equal(spacing.get_tomograms("wbp-raw")[0].numpy(), VOLUME)
+
+
+@pytest.mark.parametrize(
+    "path", ["s3://", "s3:///x", "s3://bucket/", "{here}/x", "file://{here}/x", "local://{here}/x", "x", " "]
+)
+def test_files_that_are_nowhere(
+    root: CopickRoot, run: CopickRun, portal: fixture.Portal, ids: dict[str, int], tmp_path: Path, path: str
+) -> None:
+    """What the portal states leads to no file of this machine."""
+    (tmp_path / "x").write_bytes(fixture.ndjson([fixture.point(1, 2, 3)]))
+    stated = path.format(here=tmp_path)
+    points = portal.annotation(ids["run"], ids["spacing"], "Point", [], file_fields={"s3_path": stated})
+    tomogram = portal.tomogram(ids["run"], ids["spacing"], s3_omezarr_dir=stated)
+    root.refresh()
+    (picks,) = run.get_picks(session_id=str(points))
+    with pytest.raises(FormatError, match="which is no address of a file; tell the portal"):
+        _ = picks.points
+    spacing = run.get_voxel_spacing(SIZE)
+    assert spacing is not None
+    (found,) = spacing.get_tomograms(f"wbp-raw-{tomogram}")
+    with pytest.raises(FormatError, match="which is no address of a file; tell the portal"):
+        found.numpy()
+    assert len(run.picks[0].points) == 2
+
+
 def test_files_that_are_refused(
     root: CopickRoot, run: CopickRun, portal: fixture.Portal, ids: dict[str, int], s3: S3Server
 ) -> None:
@@ -1006,6 +1345,9 @@ def test_a_store_that_fails(run: CopickRun, s3: S3Server, monkeypatch: pytest.Mo
         b'{"location": {"x": 1, "y": 2}}',
         b'{"location": {"x": 1, "y": 2, "z": "a"}}',
         b'{"location": {"x": 1, "y": 2, "z": 3}, "xyz_rotation_matrix": [[1, 2], [3, 4]]}',
+        b'{"location": {"x": 1, "y": 2, "z": 3}, "instance_id": Infinity}',
+        b'{"location": {"x": 1%s, "y": 2, "z": 3}}' % (b"0" * 400),
+        b"[" * 100_000,
     ],
 )
 def test_points_that_are_none(run: CopickRun, s3: S3Server, portal: fixture.Portal, line: bytes) -> None:

@@ -52,6 +52,7 @@ def test_pages_give_each_row_once(server: PortalServer, rows: int, at_once: int)
 
 @given(TEXT, st.sampled_from(["raw", "filtered_even"]), st.none() | TEXT, st.none() | st.booleans())
 @example(".", "raw", None, None)
+@example("é" * 300, "raw", None, None)
 def test_types_of_tomograms_can_be_file_names(
     method: str, processing: str, software: str | None, corrected: bool | None
 ) -> None:

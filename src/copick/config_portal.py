@@ -12,7 +12,8 @@ from copick.config import CopickConfigOverlay, LayerConfig
 PORTAL = "portal"
 """The name of the portal's layer in a project of copick 1.x."""
 
-DatasetIds = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
+DatasetIds = Annotated[list[Annotated[int, Field(gt=0, lt=2**31)]], Field(min_length=1)]
+"""GraphQL's integers have 32 bits."""
 
 
 class CopickConfigPortal(LayerConfig):
@@ -24,11 +25,11 @@ class CopickConfigPortal(LayerConfig):
     config_type: Literal["cryoet_data_portal"] = "cryoet_data_portal"
     dataset_ids: DatasetIds
     url: str | None = Field(
-        default_factory=lambda: os.environ.get("COPICK_PORTAL_URL"), pattern=r"^https?://[^/]+"
+        default_factory=lambda: os.environ.get("COPICK_PORTAL_URL") or None, pattern=r"^https?://[^/]+"
     )
     """Where it answers GraphQL; None = where the client package says that it does."""
     fs_args: dict[str, Any] = Field(default_factory=dict)
-    """Passed to fsspec for the files. Without credentials they are read anonymously."""
+    """Passed to fsspec for files in buckets. Without credentials they are read anonymously."""
     max_age: float = Field(default=7 * 24 * 3600, ge=0)
     """Seconds until the portal is asked again what there is; 0 = never."""
     timeout_s: float = Field(default=60.0, gt=0)
@@ -69,12 +70,12 @@ class CopickConfigCDP(CopickConfigOverlay):
     """Read and kept; changes nothing."""
 
     @property
-    def timeout_s(self) -> float:
-        """As in `CopickConfigPortal`."""
-        return float(CopickConfigPortal.model_fields["timeout_s"].default)
+    def stack(self) -> list[LayerConfig]:
+        return [self.overlay, self.portal]
 
     @property
-    def stack(self) -> list[LayerConfig]:
+    def portal(self) -> CopickConfigPortal:
+        """The config of the datasets."""
         stated = {
             "layer_name": PORTAL,
             "dataset_ids": self.dataset_ids,
@@ -83,5 +84,6 @@ class CopickConfigCDP(CopickConfigOverlay):
             "max_age": max(self.portal_cache_ttl_seconds, 0),
             "cache_dir": self.portal_cache_dir if self.portal_cache else False,
         }
-        portal = {key: value for key, value in stated.items() if value is not None}
-        return [self.overlay, CopickConfigPortal.model_validate(portal)]
+        return CopickConfigPortal.model_validate(
+            {key: value for key, value in stated.items() if value is not None}
+        )

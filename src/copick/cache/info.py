@@ -7,6 +7,8 @@ win), so it is whole or absent. One that does not check is treated as absent.
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import secrets
@@ -40,6 +42,10 @@ class Origin:
     layer: str
     place: str
     """A digest of the place's location, which might hold a secret."""
+
+    def at(self, address: str) -> Origin:
+        """One thing of that place, as long as it lies there."""
+        return Origin(self.layer, hashlib.sha256(f"{self.place} {address}".encode()).hexdigest())
 
     def mark(self, document: dict[str, Any]) -> dict[str, Any]:
         return {**document, "source_layer": self.layer, "place": self.place}
@@ -116,17 +122,22 @@ def open_file(path: str | os.PathLike[str], flags: int) -> int:
 def read(path: Path) -> dict[str, Any] | None:
     """The document in a file; None if there is none that can be read and checks."""
     try:
-        with open(open_file(path, os.O_RDONLY | BINARY | _NONBLOCK), "rb") as file:
-            return _read(file)
+        return unseal(content(path))
     except OSError:
         return None
 
 
-def _read(file: BinaryIO) -> dict[str, Any] | None:
+def content(path: Path) -> bytes:
+    """What is in a file. Raises OSError, also for what is no plain file."""
+    with open(open_file(path, os.O_RDONLY | BINARY | _NONBLOCK), "rb") as file:
+        return _content(file)
+
+
+def _content(file: BinaryIO) -> bytes:
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode) or status.st_size > MOST:
-        return None
-    return unseal(file.read(MOST))
+        raise OSError(errno.EINVAL, f"is no plain file of at most {MOST} bytes")
+    return file.read(MOST)
 
 
 def write(path: Path, data: bytes, *, keep_first: bool = False) -> bool:
@@ -232,7 +243,7 @@ class Directory:
         try:
             flags = os.O_RDONLY | BINARY | _NOFOLLOW | _NONBLOCK
             with open(os.open(self._at(name), flags, dir_fd=self._fd), "rb") as file:
-                return _read(file)
+                return unseal(_content(file))
         except OSError:
             return None
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from copick.config import CopickConfig, parse_config
@@ -65,7 +64,8 @@ class CopickRootPortal(RootOfLayers):
         """The datasets as the portal's own client gives them, asked for now. Raises LayerError."""
         from copick.layers.portal_client import PortalClient
 
-        return PortalClient(self.config.url, self.config.timeout_s, "portal").datasets(self.dataset_ids)
+        config = self.config.portal if isinstance(self.config, CopickConfigCDP) else self.config
+        return PortalClient(config.url, config.timeout_s, "portal").datasets(self.dataset_ids)
 
     @property
     def go_map(self) -> dict[str, str]:
@@ -102,8 +102,9 @@ def from_czcdp_datasets(
 
     Raises:
         ConfigError: The portal has no such dataset.
-        LayerError: The portal does not answer.
+        LayerError: The portal does not answer, or the config cannot be written.
     """
+    from copick.util.files import write_text
     from copick.util.portal import objects_from_datasets
 
     ids = [*dataset_ids]
@@ -125,7 +126,8 @@ def from_czcdp_datasets(
     fields = {key: value for key, value in given.items() if value is not None}
     root = CopickRootCDP(parse_config(fields, "from_czcdp_datasets"), cache=cache)  # type: ignore[arg-type]
     if output_path is not None:
-        Path(output_path).write_text(json.dumps(fields, indent=4), encoding="utf-8")
+        stated = {**fields, "dataset_ids": root.dataset_ids}
+        write_text(output_path, json.dumps(stated, indent=4), "the config")
     return root
 
 

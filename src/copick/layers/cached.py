@@ -122,7 +122,7 @@ class CachedLayer(Layer):
             document, tag = self._up_to_date().load_tagged(ref)
             return document, {"text": document.decode("latin-1"), "tag": tag}
 
-        return self._remembered(self._document_file(ref)).answer(
+        return self._remembered(self._document_file(ref), self._origin_of(ref)).answer(
             lambda document: str(document["text"]).encode("latin-1"), ask, partial(self.parent.tag, ref)
         )
 
@@ -137,7 +137,7 @@ class CachedLayer(Layer):
     def seen(self, ref: Ref) -> str | None:
         known = None
         if ref.kind.payload == "document":
-            known = self._remembered(self._document_file(ref)).read()
+            known = self._remembered(self._document_file(ref), self._origin_of(ref)).read()
         if known is not None and known.get("tag"):
             return str(known["tag"])
         if not self.exists(ref):  # as far as anybody here has seen
@@ -146,8 +146,13 @@ class CachedLayer(Layer):
             raise LayerError(f"layer {self.name!r} failed a moment ago; it was not asked for {ref}")
         return self.parent.seen(ref)
 
-    def _remembered(self, file: Path) -> Remembered:
-        return Remembered(self.manager, self._origin, self._contact, file)
+    def _remembered(self, file: Path, origin: info.Origin | None = None) -> Remembered:
+        return Remembered(self.manager, origin or self._origin, self._contact, file)
+
+    def _origin_of(self, ref: Ref) -> info.Origin:
+        """What marks that which is cached of `ref`: if it lies elsewhere by now, that is no longer it."""
+        address = self.parent.address(ref)
+        return self._origin if address is None else self._origin.at(address)
 
     def _up_to_date(self) -> Layer:
         """The parent, made to forget what it remembers if any process changed something since it was last asked."""
@@ -177,7 +182,7 @@ class CachedLayer(Layer):
             self.folder(ref),
             partial(self.parent.store, ref),
             self.manager,
-            origin=self._origin,
+            origin=self._origin_of(ref),
             where=f"layer {self.name!r}: {ref.path}",
             formats=self._formats,
             ask_tag=partial(self.parent.tag, ref),

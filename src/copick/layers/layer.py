@@ -194,6 +194,15 @@ class Layer(ABC):
         tag = self.tag(ref)  # first: a change in between is found when the tag is next compared
         return self.load(ref), tag
 
+    def address(self, ref: Ref) -> str | None:
+        """Where `ref` lies, if that is not told by its path, and another thing may be called so tomorrow. Asks no server as a rule.
+
+        Raises:
+            NotFoundError: The layer does not hold it.
+            LayerError: The place could not be asked.
+        """
+        return None
+
     def seen(self, ref: Ref) -> str | None:
         """The tag of the version that readers of this layer have seen last. Raises as `tag` does."""
         return self.tag(ref)

@@ -10,8 +10,8 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import re
-from collections import Counter
 from datetime import date
 from operator import attrgetter
 from pathlib import Path
@@ -43,8 +43,10 @@ from copick.layers.portal_meta import (
     PortalTomogramMeta,
     PortalVoxelSpacingMeta,
 )
+from copick.layers.protocols import OBJECT_STORES
 from copick.meta import IDENTITY, PORTAL_USER, CopickRunMeta, Meta
-from copick.util.escape import sanitize_name
+from copick.util.escape import cut_name, sanitize_name
+from copick.util.urls import local_path, shown_url
 from copick.util.words import nearest
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LONGEST_TYPE = 160
+"""Bytes of a tomogram's type: file names have 255, and may also hold an id and the name of features."""
 AUTHORS = "authors"
 """In a query of `matching`: names that must all be among the authors."""
 
@@ -75,6 +79,11 @@ _SHAPES = {
     INSTANCE_SEGMENTATION: ("InstanceSegmentationMask",),
 }
 _CREDENTIALS = {"key", "secret", "token", "profile", "anon"}
+_WEB = {"http", "https"}
+
+
+_NO_POINT = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a line as a point raises if it is none."""
 
 
 class PortalLayer(Layer):
@@ -85,17 +94,17 @@ class PortalLayer(Layer):
     def __init__(self, config: CopickConfigPortal, name: str) -> None:
         self.name, self.config = name, config
         self.client = PortalClient(config.url, config.timeout_s, name)
-        folder = Path(config.cache_dir) if config.cache_dir else None
+        folder = _folder(config.cache_dir) if config.cache_dir else None
         self._source = Source(self.client, config.dataset_ids, folder, config.max_age)
         self._buckets: dict[str, _Bucket] = {}
         self._matches: dict[str, frozenset[int]] = {}
 
     def __repr__(self) -> str:
-        return f"<PortalLayer {self.name!r} {self.config.url or ''} {self.config.dataset_ids}>"
+        return f"<PortalLayer {self.name!r} {shown_url(self.config.url or '')} {self.config.dataset_ids}>"
 
     @property
     def location(self) -> str:
-        return f"portal {self.client.url}"
+        return f"portal {self.client.shown}"
 
     @property
     def content(self) -> str:
@@ -108,7 +117,7 @@ class PortalLayer(Layer):
         if self.config.cache_dir is None:
             import platformdirs
 
-            self._source.folder = platformdirs.user_cache_path("copick") / "portal"
+            self._source.folder = _folder(platformdirs.user_cache_path("copick") / "portal")
 
     def keep_listings(self, folder: Path) -> bool:
         if self.config.cache_dir is None:
@@ -254,18 +263,20 @@ class PortalLayer(Layer):
     def _tomograms(self, run: PortalRun, spacing: Ref) -> dict[int, PortalTomogramMeta]:
         """The tomograms of a voxel spacing by portal id. Of several of one type, all but the first have their id in the name."""
         found: dict[int, PortalTomogramMeta] = {}
-        seen: Counter[str] = Counter()
+        taken: set[str] = set()
         for tomogram in sorted(run.tomograms, key=attrgetter("id")):
             if normal(tomogram.spacing.size) != spacing.values[0]:
                 continue
-            common = tomo_type(tomogram)
+            name = common = tomo_type(tomogram)
+            while name in taken:
+                name = f"{name}-{tomogram.id}"
+            taken.add(name)
             found[tomogram.id] = PortalTomogramMeta(
-                tomo_type=f"{common}-{tomogram.id}" if seen[common] else common,
+                tomo_type=name,
                 portal_tomo_type=common,
                 portal_tomo_id=tomogram.id,
                 portal_tomo_path=tomogram.path,
             )
-            seen[common] += 1
         return found
 
     # Questions to the portal about what is not in the catalogue
@@ -329,6 +340,12 @@ class PortalLayer(Layer):
         bucket, path = self._bucket(self._array_path(ref))
         return bucket.volume(path)
 
+    def address(self, ref: Ref) -> str | None:
+        # The portal gives what it processes anew another file; and the first tomogram of a type may go, and the next be called so.
+        if ref.kind.payload == "array":
+            return self._array_path(ref)
+        return repr(self._file(ref)) if ref.kind is PICKS else None
+
     def _file(self, ref: Ref) -> PortalFile:
         """The file of an annotation. Raises NotFoundError."""
         run = self._run_of(ref)
@@ -347,21 +364,26 @@ class PortalLayer(Layer):
         raise NotFoundError(f"layer {self.name!r} has no {ref}")
 
     def _bucket(self, url: str) -> tuple[_Bucket, str]:
-        """Where a file lies, and its path there."""
+        """Where a file lies, and its path there. Raises FormatError if that is no address of a file on a server."""
         protocol, _, rest = url.partition("://")
         name, _, path = rest.partition("/")
-        root = f"{protocol}://{name}"
+        root, path = f"{protocol}://{name}", path.rstrip("/")
+        # A server shall not lead us to files of this machine.
+        if not (name and path) or protocol not in _WEB | OBJECT_STORES:
+            raise FormatError(
+                f"layer {self.name!r}: the portal states {url!r}, which is no address of a file; tell the portal"
+            )
         if root not in self._buckets:
-            given = self.config.fs_args
+            given: Mapping[str, Any] = {} if protocol in _WEB else self.config.fs_args
             anonymous = protocol == "s3" and not _CREDENTIALS & {*given}
             config = CopickConfigFS(
                 root=root,
-                fs_args={"anon": True, **given} if anonymous else given,
+                fs_args={"anon": True, **given} if anonymous else dict(given),
                 timeout_s=self.config.timeout_s,
                 read_only=True,
             )
             self._buckets[root] = _Bucket(config, self.name)
-        return self._buckets[root], path.rstrip("/")
+        return self._buckets[root], path
 
     # The rest of a layer
 
@@ -404,6 +426,11 @@ class _Bucket(FilesystemLayer):
         return self._store(path, path, read_only=True)
 
 
+def _folder(path: str | Path) -> Path:
+    """The folder that a user calls so: below it no links are followed."""
+    return Path(os.path.realpath(local_path(os.fspath(path))))
+
+
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
@@ -413,7 +440,8 @@ def tomo_type(tomogram: PortalTomogram) -> str:
     said = [tomogram.method, tomogram.processing, tomogram.software]
     words = [camel_case(text) for text in said if text]
     name = "-".join([*words, *(["ctfdeconv"] if tomogram.ctf_corrected else [])])
-    return sanitize_name(name, suppress_warnings=True).lstrip(".")  # a file with a dot first is hidden
+    clean = sanitize_name(name, suppress_warnings=True).lstrip(".")  # a file with a dot first is hidden
+    return cut_name(clean, LONGEST_TYPE)
 
 
 def camel_case(text: str) -> str:
@@ -445,7 +473,7 @@ def points_of(content: bytes, voxel_size: float, where: str) -> list[dict[str, A
                 if [len(row) for row in turned] != [4] * 4:
                     raise ValueError("a rotation is a 3x3 matrix")
             instance = int(said.get("instance_id") or 0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except _NO_POINT as error:
             raise FormatError(
                 f"{where}, line {number}: is no point ({type(error).__name__}: {error}); found {line[:80]!r}"
             ) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from copick.errors import ConfigError, LayerError
 from copick.kinds import VOXEL_DECIMALS
-from copick.layers.portal_client import PortalClient, Row, Table
+from copick.layers.portal_client import TRIES, PortalClient, Row, Table
 from copick.layers.transfer import one_at_a_time
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ LARGEST_SIZE = 1e9
 """No voxel is larger, in ångström."""
 PATIENCE_S = 60.0
 """How long a portal that did not answer is left alone, where what it said earlier will do."""
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError, zlib.error)
+"""What reading a file may raise that we have not written."""
 
 
 class Spacing(NamedTuple):
@@ -148,11 +150,14 @@ class Source:
         self.client, self.dataset_ids = client, sorted({*dataset_ids})
         self.folder, self.max_age = folder, max_age
         self._known: Catalogue | None = None
-        self._asked_after = self._satisfied_until = 0.0
+        self._asked_after = 0.0
+        # These do not leave the process; its clock cannot be set.
+        self._satisfied_until = -math.inf
         self._outdated: dict[int, float] = {}  # runs that were refreshed, and when they are asked for
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_known": None}
+        again = dict.fromkeys(self._outdated, -math.inf)
+        return {**self.__dict__, "_known": None, "_satisfied_until": -math.inf, "_outdated": again}
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -171,8 +176,12 @@ class Source:
         """The catalogue. Raises LayerError if it is not known and the portal does not answer; ConfigError."""
         known = self._known or self._read()
         if known is None or not self._is_fresh(known):
-            with one_at_a_time(f"portal {self.client.url} {self.dataset_ids}"):
-                known = self._read() or known  # somebody else may have asked meanwhile
+            # Who was stopped, or does not come to an end, keeps nobody from asking for longer than a question may take.
+            patience_s = TRIES * self.client.timeout_s
+            with one_at_a_time(f"portal {self.client.url} {self.dataset_ids}", patience_s):
+                kept = self._read()  # somebody else may have asked meanwhile
+                if known is None or (kept is not None and kept.time > known.time):
+                    known = kept
                 if known is None or not self._is_fresh(known):
                     known = self._fetch(known)
         self._known = known
@@ -181,35 +190,34 @@ class Source:
     def run(self, run_id: int) -> PortalRun | None:
         """One run, asked for alone if it was refreshed. Raises as `get`."""
         known = self.get()
-        if run_id in known.runs and self._outdated.get(run_id, math.inf) <= time.time():
+        if run_id in known.runs and self._outdated.get(run_id, math.inf) <= time.monotonic():
             own = {"id": {"_eq": run_id}, **self.scope}
             try:
                 part = self.client.rows(*(table.of(own) for table in TABLES))
             except LayerError as error:
                 self._use_old(error, known)
-                self._outdated[run_id] = time.time() + PATIENCE_S
+                self._outdated[run_id] = time.monotonic() + PATIENCE_S
             else:
                 self._known = known = known.with_run(run_id, part)
-                del self._outdated[run_id]
+                self._outdated.pop(run_id, None)  # another thread may have asked, too
         return known.runs.get(run_id)
 
     def refresh(self, run_id: int | None = None) -> None:
         """Ask again when it is next needed: about all, or about one run."""
         if run_id is not None:
-            self._outdated[run_id] = 0.0
+            self._outdated[run_id] = -math.inf
         else:
-            self._asked_after, self._satisfied_until = time.time(), 0.0
+            self._asked_after, self._satisfied_until = time.time(), -math.inf
 
     def _is_fresh(self, known: Catalogue) -> bool:
-        now = time.time()
-        if now < self._satisfied_until:
+        if time.monotonic() < self._satisfied_until:
             return True
-        age = now - known.time
+        age = time.time() - known.time
         return known.time >= self._asked_after and (not self.max_age or -60 < age < self.max_age)
 
     def _fetch(self, old: Catalogue | None) -> Catalogue:
         """The catalogue as the portal states it now; if it does not answer, the old one."""
-        asked = time.time()
+        asked, after = time.time(), self._asked_after
         try:
             datasets, *rows = self.client.rows(
                 DATASETS._replace(where={"id": {"_in": self.dataset_ids}}),
@@ -219,15 +227,17 @@ class Source:
             if old is None:
                 raise
             self._use_old(error, old)
-            self._satisfied_until = asked + PATIENCE_S
+            self._satisfied_until = time.monotonic() + PATIENCE_S
             return old
         if unknown := {*self.dataset_ids} - {row[0] for row in datasets}:
             which = ", ".join(map(str, sorted(unknown)))
             raise ConfigError(
-                f"layer {self.client.name!r}: the portal {self.client.url} has no dataset {which}; check dataset_ids"
+                f"layer {self.client.name!r}: the portal {self.client.shown} has no dataset {which}; check dataset_ids"
             )
         self._write(rows, asked)
         self._outdated.clear()
+        if self._asked_after == after:  # nobody wants it anew meanwhile
+            self._asked_after = min(after, asked)  # the clock may have been set back
         return Catalogue(_joined(*rows), asked)
 
     @staticmethod
@@ -236,22 +246,24 @@ class Source:
         logger.warning("%s. What it said %.1f hours ago is used", str(error), age)
 
     def _read(self) -> Catalogue | None:
+        from copick.cache import info
+
         if self.path is None:
             return None
         try:
-            document = json.loads(gzip.decompress(self.path.read_bytes()))
+            document = json.loads(gzip.decompress(info.content(self.path)))
             columns, asked = document["tables"], float(document["time"])
             return Catalogue(_joined(*(zip(*table, strict=True) for table in columns)), asked)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
+        except _DAMAGED as error:
             logger.warning(
                 "layer %r: %s cannot be read (%s); the portal is asked", self.client.name, self.path, error
             )
             return None
 
     def _write(self, rows: Sequence[Sequence[Row]], asked: float) -> None:
-        from copick.cache.info import write
+        from copick.cache import info
 
         if self.path is None:
             return
@@ -260,14 +272,14 @@ class Source:
             for table, table_rows in zip(TABLES, rows, strict=True)
         ]
         document = {
-            "url": self.client.url,
+            "url": self.client.shown,
             "dataset_ids": self.dataset_ids,
             "time": asked,
             "tables": columns,
         }
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write(self.path, gzip.compress(json.dumps(document, separators=(",", ":")).encode(), 1))
+            info.write(self.path, gzip.compress(json.dumps(document, separators=(",", ":")).encode(), 1))
         except OSError as error:
             logger.warning("layer %r: what the portal said cannot be kept: %s", self.client.name, error)
 

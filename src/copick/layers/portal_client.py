@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from copick.errors import ConfigError, CopickError, FormatError, LayerError
+from copick.util.urls import secrets_in, shown_url, without
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +28,8 @@ BUSY = (408, 429, 500, 502, 503, 504)
 """Answers that may be others a moment later."""
 TOO_MUCH = (500, 502, 503, 504)
 """Answers that may be others to a smaller question."""
+_NO_GRAPHQL: tuple[type[Exception], ...] = (AssertionError, AttributeError, KeyError, TypeError)
+"""What reading an answer raises that is JSON, but not what was asked for."""
 
 Row = tuple[Any, ...]
 
@@ -66,6 +70,11 @@ class PortalClient:
             return self._url
         return str(_package(self.name)._client.DEFAULT_URL)
 
+    @property
+    def shown(self) -> str:
+        """The address without a password."""
+        return shown_url(self.url)
+
     def rows(self, *tables: Table) -> list[list[Row]]:
         """The rows of each table, by id.
 
@@ -80,9 +89,9 @@ class PortalClient:
             answer, size = self._ask(pages)
             # A server may give fewer rows than were asked for: where a table ends, a page is smaller than others were.
             largest = max(largest, *(len(page) for page in answer.values()))
-            for at, table in list(open_.items()):
+            for at in list(open_):
                 page = answer[f"t{at}"]
-                found[at] += [tuple(_value(row, column) for column in table.columns) for row in page]
+                found[at] += page
                 if not page or len(page) < min(size, largest):
                     del open_[at]
         return found
@@ -94,7 +103,7 @@ class PortalClient:
             client = copy.copy(_client(self.url, self.name))
             client.get_client = self._session  # also for what is got from the datasets later
             found = dataset.find(client, [dataset.id._in([*ids])])
-        except _failures() as error:
+        except _failures() + _NO_GRAPHQL as error:
             raise self._failure(error) from error
         return sorted(found, key=lambda each: each.id)
 
@@ -124,7 +133,7 @@ class PortalClient:
             fields[alias] = field.select(*_selection(ds, table.type, table.columns))
         return dsl_gql(DSLQuery(**fields))
 
-    def _ask(self, pages: Mapping[str, tuple[Table, int]]) -> tuple[dict[str, Any], int]:
+    def _ask(self, pages: Mapping[str, tuple[Table, int]]) -> tuple[dict[str, list[Row]], int]:
         """A page of each table, from after the given id on, and the size of a full page."""
         import tenacity
 
@@ -133,14 +142,15 @@ class PortalClient:
         def smaller(state: tenacity.RetryCallState) -> None:
             nonlocal halved
             error = state.outcome.exception() if state.outcome else None
-            logger.info("the portal %s did not answer (%s); it is asked again", self.url, error)
+            said = self._without_password(str(error))  # it may quote the address
+            logger.info("the portal %s did not answer (%s); it is asked again", self.shown, said)
             if _is_too_much(error) and self._rows > FEWEST_ROWS:
                 self._rows = max(self._rows // 2, FEWEST_ROWS)
-                halved += 1
+                halved += _status(error) is not None  # silence takes long, and it may be that nobody is there
 
-        def ask() -> tuple[dict[str, Any], int]:
+        def ask() -> tuple[dict[str, list[Row]], int]:
             size = self._rows // len(pages)
-            return self._execute(self._query(pages, size)), size
+            return self._execute(self._query(pages, size), pages), size
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_passing),
@@ -150,20 +160,31 @@ class PortalClient:
             reraise=True,
         )
         try:
-            answer: tuple[dict[str, Any], int] = retrying(ask)
+            answer: tuple[dict[str, list[Row]], int] = retrying(ask)
         except _failures() as error:
             raise self._failure(error) from error
         return answer
 
-    def _execute(self, query: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self._session().execute(query)
-        return answer
+    def _execute(self, query: Any, pages: Mapping[str, tuple[Table, int]]) -> dict[str, list[Row]]:
+        from gql.transport.exceptions import TransportProtocolError
+
+        try:
+            answer = self._session().execute(query)
+            return {
+                alias: [tuple(_value(row, column) for column in table.columns) for row in answer[alias]]
+                for alias, (table, _) in pages.items()
+            }
+        except _NO_GRAPHQL as error:
+            raise TransportProtocolError(
+                f"no answer to the question ({type(error).__name__}: {error})"
+            ) from error
 
     def _session(self) -> Any:
         """What asks, for no longer than `timeout_s`."""
         session = _client(self.url, self.name).get_client()
         # It would ask without a limit of time, and too much of the portal four times before anybody could ask for less.
         session.transport.default_timeout, session.transport.retries = self.timeout_s, 0
+        session.transport.kwargs["hooks"] = {"response": _raise_if_busy}
         return session
 
     def _failure(self, error: Exception) -> CopickError:
@@ -173,13 +194,21 @@ class PortalClient:
         if isinstance(error, GraphQLError):
             return FormatError(f"layer {self.name!r}: the portal cannot be asked that: {error.message}")
         if isinstance(error, TransportQueryError):
-            said = "; ".join(str(item.get("message", item)) for item in error.errors or [{"message": error}])
+            errors = error.errors if isinstance(error.errors, list) else [error]
+            said = "; ".join(
+                str(item.get("message", item) if isinstance(item, dict) else item) for item in errors
+            )
             text = f"it refuses the question: {said[:500]}; is cryoet-data-portal of the portal's version?"
         elif _is_timeout(error):
             text = f"it did not answer within timeout_s={self.timeout_s:g}; try again, or raise timeout_s"
         else:
             text = f"{type(error).__name__}: {str(error)[:300]}; check the address and the network, and try again"
-        return LayerError(f"layer {self.name!r}: the portal {self.url} failed: {text}")
+        return LayerError(
+            f"layer {self.name!r}: the portal {self.shown} failed: {self._without_password(text)}"
+        )
+
+    def _without_password(self, text: str) -> str:
+        return without(text, secrets_in(self.url, {}))
 
 
 def _package(name: str) -> Any:
@@ -216,9 +245,9 @@ def _selection(ds: Any, type_name: str, columns: Sequence[str]) -> list[Any]:
 
 
 def _value(row: Any, column: str) -> Any:
-    for name in column.split("."):
-        row = None if row is None else row[name]
-    return row
+    name, _, rest = column.partition(".")
+    value = row[name]
+    return _value(value, rest) if rest and value is not None else value
 
 
 def _nested(path: Sequence[str], where: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -243,19 +272,35 @@ def _failures() -> tuple[type[Exception], ...]:
     return (TransportError, GraphQLError, RequestException, OSError)
 
 
+def _raise_if_busy(response: Any, **_: Any) -> None:
+    """Before the client looks for a refusal in the answer: a server that is busy may say so in the form of one.
+
+    Of 500 the errors in the answer say more.
+    """
+    if response.status_code in BUSY and response.status_code != HTTPStatus.INTERNAL_SERVER_ERROR:
+        response.raise_for_status()
+
+
 def _status(error: BaseException | None) -> int | None:
-    code = getattr(error, "code", None)
+    answer = getattr(getattr(error, "__cause__", None), "response", None)
+    code = getattr(error, "code", getattr(answer, "status_code", None))
     return code if isinstance(code, int) else None
 
 
 def _is_timeout(error: BaseException | None) -> bool:
     from requests.exceptions import Timeout
+    from urllib3.exceptions import ReadTimeoutError
 
-    return isinstance(error, Timeout) or isinstance(getattr(error, "__cause__", None), Timeout)
+    cause = getattr(error, "__cause__", None)
+    begun = getattr(cause, "__context__", None)  # an answer that stops coming is told in another way
+    return isinstance(error, Timeout) or isinstance(cause, Timeout) or isinstance(begun, ReadTimeoutError)
 
 
 def _is_too_much(error: BaseException | None) -> bool:
-    return _status(error) in TOO_MUCH or _is_timeout(error)
+    from requests.exceptions import ChunkedEncodingError
+
+    cut = isinstance(getattr(error, "__cause__", None), ChunkedEncodingError)
+    return _status(error) in TOO_MUCH or _is_timeout(error) or cut
 
 
 def _is_passing(error: BaseException) -> bool:

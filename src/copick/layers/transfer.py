@@ -203,8 +203,11 @@ def _changed(what: str, how: str) -> LayerError:
 
 
 @contextlib.contextmanager
-def one_at_a_time(place: str) -> Iterator[None]:
-    """Inside is one thread of one process at a time, for the same `place`: as far as locks work on this machine."""
+def one_at_a_time(place: str, patience_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    """Inside is one thread of one process at a time, for the same `place`: as far as locks work on this machine.
+
+    Whoever has waited for `patience_s` seconds goes on all the same.
+    """
     from copick.cache.locks import RangeLocks
 
     number = int.from_bytes(hashlib.sha256(place.encode()).digest()[:7], "big")
@@ -213,5 +216,5 @@ def one_at_a_time(place: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, exist_ok=True)
-            stack.enter_context(RangeLocks(folder).hold(number, LOCK_TIMEOUT_S))
+            stack.enter_context(RangeLocks(folder).hold(number, patience_s))
         yield

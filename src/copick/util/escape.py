@@ -31,6 +31,11 @@ def sanitize_name(input_str: str, suppress_warnings: bool = False) -> str:
     return clean
 
 
+def cut_name(name: str, size: int) -> str:
+    """A clean name, or as much of its beginning as takes no more than `size` bytes."""
+    return name.encode()[:size].decode(errors="ignore").rstrip("-")
+
+
 def check_clean(name: str, what: str) -> str:
     """`name` itself. Raises ValueError if `sanitize_name` would change it."""
     clean = sanitize_name(name, suppress_warnings=True)

@@ -7,13 +7,14 @@ import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from copick.util.escape import sanitize_name
+from copick.errors import FormatError
+from copick.meta import MAX_OBJECT_NAME_BYTES, PickableObject
+from copick.util.escape import cut_name, sanitize_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from copick.layers.portal_catalogue import PortalFile
-    from copick.meta import PickableObject
 
 RADIUS = 50.0
 """Of an object of which the portal states none, in ångström."""
@@ -52,14 +53,13 @@ def objects_from_datasets(
 
 def _object(identifier: str, files: list[PortalFile], label: int, taken: set[str]) -> PickableObject:
     from copick.layers.portal_catalogue import POINTS
-    from copick.meta import PickableObject
 
     names = Counter(file.object_name for file in files)
     # The portal may call one thing several names: the commonest, of these the first in the alphabet.
-    common = min(names, key=lambda name: (-names[name], name)) or identifier
-    name = sanitize_name(common.lower(), suppress_warnings=True)
+    common = min(names, key=lambda name: (-names[name], name))
+    name = _usable(common) or _usable(identifier) or "object"
     if name in taken:  # and several things one name
-        name = sanitize_name(f"{name}-{identifier.lower()}", suppress_warnings=True)
+        name = _usable(f"{name}-{identifier}")
     first, number = name, 1
     while name in taken:  # and several identifiers differ in what no name may hold
         number += 1
@@ -77,6 +77,15 @@ def _object(identifier: str, files: list[PortalFile], label: int, taken: set[str
         pdb_id=_accession("PDB", [identifier, *published]),
         radius=RADIUS,
     )
+
+
+def _usable(text: str) -> str:
+    """What of a text can be the name of an object; empty if nothing can. It is short enough to get a number."""
+    try:
+        clean = sanitize_name(text.lower(), suppress_warnings=True)
+    except FormatError:
+        return ""
+    return cut_name(clean.lstrip("-."), MAX_OBJECT_NAME_BYTES - 20)  # a file with a dot first is hidden
 
 
 def _accession(database: str, texts: Iterable[str]) -> str | None:
