@@ -172,10 +172,12 @@ class Writer:
         """Make the layer known. What was known of another place under this name is dropped."""
         row = db.execute("SELECT id, location FROM layers WHERE name = ?", (layer.name,)).fetchone()
         if row is not None and row[1] != layer.content:
+            held = "SELECT DISTINCT run FROM holdings JOIN entities ON entities.id = entity WHERE layer = ?"
+            runs = db.execute(held, (row[0],)).fetchall()
             for table in ("holdings", "facts", "points", "runs"):
                 db.execute(f"DELETE FROM {table} WHERE layer = ?", (row[0],))
             db.execute("DELETE FROM layers WHERE id = ?", (row[0],))
-            for (run,) in db.execute("SELECT DISTINCT run FROM entities").fetchall():
+            for (run,) in runs:
                 drop_orphans(db, run)
                 put_listing(db, run)
         db.execute("INSERT OR IGNORE INTO layers (name, location) VALUES (?, ?)", (layer.name, layer.content))
