@@ -58,7 +58,7 @@ def server(project: Path) -> Iterator[FolderServer]:
 # Local directories
 
 
-@pytest.mark.parametrize("prefix", ["", "local://", "file://"])
+@pytest.mark.parametrize("prefix", ["", "local://", "file://", "local:", "file:", "LOCAL://", "File://"])
 def test_ways_to_say_a_directory(project: Path, prefix: str) -> None:
     layer = files(f"{prefix}{project}")
     assert layer.is_local
