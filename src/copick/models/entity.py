@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from weakref import WeakValueDictionary
 
@@ -123,10 +123,18 @@ class Node(InFiles):
 
     def _query(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, asked for now."""
-        asked = cls.kinds if kinds is None else kinds
-        return [
-            cls._listed(self, ref, meta) for kind in asked for ref, meta in self.layer.entries(self.ref, kind)
-        ]
+        asked, made = cls.kinds if kinds is None else kinds, self._listed_as(cls)
+        return [made(self, ref, meta) for kind in asked for ref, meta in self.layer.entries(self.ref, kind)]
+
+    def _made_as(self, cls: type[E]) -> type[E]:
+        """What children of a class are made as: a plugin's own class, if it overrides the factory of copick 1.x."""
+        made = getattr(self, cls.factory)()
+        chosen: type[E] = made[0] if isinstance(made, tuple) else made
+        return chosen
+
+    def _listed_as(self, cls: type[E]) -> Callable[[Node, Ref, Any], E]:
+        made = self._made_as(cls)
+        return made._listed if made is cls else made._listed_in_full
 
     def _list(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, each kind listed once."""
@@ -152,7 +160,7 @@ class Node(InFiles):
                     return None
             except FormatError:  # a name that no layer can hold
                 return None
-            self._alone[ref] = self._same(cls(self, meta))
+            self._alone[ref] = self._same(self._made_as(cls)(self, meta))
         found: E = self._alone[ref]
         return found
 
@@ -165,7 +173,7 @@ class Node(InFiles):
                     if child.ref == ref:
                         return child
                 self._forget_kind(ref.kind)  # it came after these were listed
-            self._alone[ref] = self._same(cls._listed(self, ref, meta))
+            self._alone[ref] = self._same(self._listed_as(cls)(self, ref, meta))
         known: E = self._alone[ref]
         return known
 
@@ -181,7 +189,7 @@ class Node(InFiles):
                     f"{found.ref} exists already (in layer {held}); pass exist_ok=True to get it"
                 )
             here._drop(found)  # it was there when it was listed
-        child = cls(here, meta)
+        child = here._made_as(cls)(here, meta)
         child._create()
         here._adopt(child)
         child._changed()
@@ -267,6 +275,8 @@ class Entity(Node):
 
     kinds: ClassVar[tuple[Kind, ...]]
     """The rows of the table that this class stands for; most stand for one."""
+    factory: ClassVar[str]
+    """The method of its parent that says what it is made as."""
 
     config: Any = None
     _meta: Any = None
@@ -287,6 +297,12 @@ class Entity(Node):
         if meta is UNASKED:
             entity._meta = UNASKED
         return entity
+
+    @classmethod
+    def _listed_in_full(cls, parent: Node, ref: Ref, meta: Any = None) -> Self:
+        """What a layer lists, as a plugin's class: its `__init__` may do more than ours."""
+        said = parent.layer.listed(ref) if meta is UNASKED else meta
+        return cls(parent, ref.kind.meta_of(ref.values) if said is None else said)
 
     @property
     def meta(self) -> Any:

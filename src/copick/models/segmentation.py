@@ -46,6 +46,7 @@ class CopickSegmentation(Annotation, Volume):
     """
 
     kinds = (SEGMENTATION, INSTANCE_SEGMENTATION, PANOPTIC_SEGMENTATION)
+    factory = "_segmentation_factory"
     meta: CopickSegmentationMeta
 
     def __init__(self, run: CopickRun, meta: CopickSegmentationMeta) -> None:

@@ -25,6 +25,7 @@ class CopickTomogram(Volume):
     """A reconstructed volume."""
 
     kinds = (TOMOGRAM,)
+    factory = "_tomogram_factory"
     meta: CopickTomogramMeta
 
     def __init__(
@@ -123,6 +124,7 @@ class CopickFeatures(StoredArray):
     """What was computed from a tomogram for each voxel or block: an array of any rank, its last axes z, y, x."""
 
     kinds = (FEATURES,)
+    factory = "_feature_factory"
     meta: CopickFeaturesMeta
 
     def __init__(self, tomogram: CopickTomogram, meta: CopickFeaturesMeta) -> None:
