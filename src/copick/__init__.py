@@ -44,6 +44,7 @@ _ERRORS = (
     "ReadOnlyError",
     "FormatError",
     "LayerError",
+    "DeniedError",
     "CacheError",
 )
 _MODULES = (
