@@ -224,6 +224,11 @@ def test_private_names_that_plugins_use(project: CopickRoot) -> None:
     assert project._runs is None
 
 
+def test_what_the_folder_of_a_segmentation_is_called(project: CopickRoot) -> None:
+    names = [segmentation.filename for segmentation in run_of(project).segmentations]
+    assert names == ["10.000_them_1_membrane.zarr", "10.000_them_1_ribosome.zarr"]
+
+
 def test_classes_of_a_plugin_are_used_wherever_entities_are_made(project: CopickRoot) -> None:
     """A plugin may override the factories; entities that are listed, got by name and made new are all of its classes."""
 

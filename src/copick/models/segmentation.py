@@ -100,6 +100,11 @@ class CopickSegmentation(Annotation, Volume):
         return found.color if found else [128, 128, 128, 0]
 
     @property
+    def filename(self) -> str:
+        """What its folder is called."""
+        return self.ref.file_name
+
+    @property
     def _root(self) -> CopickRoot:
         return self.run.root
 
