@@ -456,6 +456,8 @@ def test_cached_entities(cache: CopickRootCache) -> None:
     assert tomogram.is_cached()
     with pytest.raises(TypeError, match="a tomogram is named RUN/VOXEL_SIZE/TYPE, not by NoneType None"):
         cache.prefetch_tomogram(None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"there is no tomogram 'TS_1/10\.0/none'"):
+        cache.prefetch_tomogram("TS_1/10.0/none")
 
 
 def test_caching_store(cache: CopickRootCache) -> None:
