@@ -100,6 +100,11 @@ class CopickSegmentation(Annotation, Volume):
         return found.color if found else [128, 128, 128, 0]
 
     @property
+    def source_segmentations(self) -> dict[str, CopickSegmentation]:
+        """The segmentation as each layer that holds it shows it; the one that serves it first."""
+        return self.by_layer()
+
+    @property
     def filename(self) -> str:
         """What its folder is called."""
         return self.ref.file_name

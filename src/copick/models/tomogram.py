@@ -45,6 +45,16 @@ class CopickTomogram(Volume):
         return self._at_parent()
 
     @property
+    def source_tomograms(self) -> dict[str, CopickTomogram]:
+        """The tomogram as each layer that holds it shows it; the one that serves it first."""
+        return self.by_layer()
+
+    @property
+    def primary_tomogram(self) -> CopickTomogram:
+        """The tomogram as the layer that serves it shows it."""
+        return self.on(self.sources[:1] or None)
+
+    @property
     def tomo_type(self) -> str:
         """How it was made, for example "wbp" or "denoised"."""
         return self.meta.tomo_type
