@@ -179,3 +179,15 @@ def test_what_cannot_be_read_is_said_clearly(tmp_path: Path, tomogram: Any) -> N
         with pytest.raises(TypeError, match=r"axis 1: a slice is needed, not int 3; write slice\(3, 4\)"):
             array.read((slice(None), 3, slice(None)))
         array.read(())
+
+
+@pytest.mark.usefixtures("own_managers")
+@pytest.mark.parametrize("prefix", ["", "local://"])
+def test_a_cache_may_lie_in_the_home_directory(
+    prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As layers and commands read it: not in a folder called ~."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    manager = project(tmp_path, root=f"{prefix}~/cache").cache_manager
+    assert str(manager.cache_root) == f"{tmp_path}/cache"

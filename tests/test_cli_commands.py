@@ -408,6 +408,11 @@ def names(run_name: str = "A") -> list[str]:
     return [f"{p.user_id}/{p.session_id}" for p in run_of(run_name).picks]
 
 
+def test_version(run: Any) -> None:
+    """The second word, for scripts, as in copick 1.x."""
+    assert run("--version").output.split() == ["copick", copick.__version__]
+
+
 @pytest.mark.usefixtures("picked")
 def test_rm(run: Any) -> None:
     assert "is a pattern; --force removes" in run("rm", "picks", "ribosome:bob/*", code=2).output
@@ -422,6 +427,7 @@ def test_rm(run: Any) -> None:
     assert "Removed 0 objects." in run("rm", "picks", "ribosome:bob/*", "--force").output
     nothing = "nothing in the project is named by the picks URI 'ribosome:bob/1'"
     assert nothing in run("rm", "picks", "ribosome:bob/1", code=1).output
+    assert "Removed 0 objects." in run("rm", "picks", "ribosome:bob/1", "--force").output  # as in copick 1.x
     assert "is no picks URI" in run("rm", "picks", "a:b:c", code=1).output
     assert "no run 'C'" in run("rm", "picks", "a:b/c", "-r", "C", code=1).output
     assert "'zoo' is not one of" in run("rm", "zoo", "a:b/c", code=2).output
@@ -507,6 +513,9 @@ def test_stats(run: Any) -> None:
     assert (found["total_picks"], found["distribution_by_run"]) == (4, {"A": 2, "B": 2})
     found = json.loads(run("stats", "picks", "-r", "A", "--session-id", "2", "--output", "json").output)
     assert (found["total_picks"], found["distribution_by_session"]) == (1, {"2": 1})
+    for kind in ("picks", "meshes", "segmentations"):
+        older = run("stats", kind, "--runs", "A,B", "--output", "json")
+        assert json.loads(older.stdout) == json.loads(run("stats", kind, "--output", "json").stdout)
     words = " ".join(run("stats", "picks", "--no-parallel").output.split())
     assert words.startswith("Picks Total picks: 4 Total pick files: 4 By run: A: 2 B: 2 By user: bob: 4")
     assert "Total meshes: 1" in run("stats", "meshes", "--object-name", "membrane").output

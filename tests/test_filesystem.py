@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import errno
 import logging
 import multiprocessing
 import os
@@ -31,7 +32,7 @@ from copick.testing.layers import keys, mask, picks, run, spacing, tomogram
 from projects import alone, files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from copick.layers.filesystem import FilesystemLayer
@@ -58,7 +59,7 @@ def server(project: Path) -> Iterator[FolderServer]:
 # Local directories
 
 
-@pytest.mark.parametrize("prefix", ["", "local://", "file://"])
+@pytest.mark.parametrize("prefix", ["", "local://", "file://", "local:", "file:", "LOCAL://", "File://"])
 def test_ways_to_say_a_directory(project: Path, prefix: str) -> None:
     layer = files(f"{prefix}{project}")
     assert layer.is_local
@@ -182,6 +183,28 @@ def test_chunks_that_may_not_be_listed_are_not_left_out(project: Path, tmp_path:
     with pytest.raises(LayerError, match="check its permissions"):
         files(tmp_path / "target").adopt(tomogram, files(project).original(tomogram))
     assert not files(tmp_path / "target").exists(tomogram)
+
+
+def test_what_is_not_permitted_is_a_permission_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in copick 1.x: scripts tell by it that they cannot write here."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    root = alone(project)
+    owner = root.runs[0]
+    for module, name in ((LocalPlace, "write"), (LocalPlace, "remove"), (os, "replace")):
+        monkeypatch.setattr(module, name, refuse)
+    acts: list[tuple[str, Callable[[], object]]] = [
+        ("check its permissions", lambda: root.new_run("TS_002")),
+        ("check its permissions", lambda: owner.new_picks("ribosome", "2")),
+        ("was not removed; this failed: filesystem .*Permission denied", owner.delete),
+        ("cannot be written: Permission denied", lambda: root.save_config(project / "config.json")),
+    ]
+    for text, act in acts:
+        with pytest.raises(PermissionError, match=text) as caught:
+            act()
+        assert isinstance(caught.value, LayerError)
 
 
 def test_what_is_no_array_is_not_copied(project: Path, tmp_path: Path) -> None:

@@ -518,6 +518,14 @@ def test_the_base_config_has_what_1x_gave_it() -> None:
     assert (config.name, config.version, config.runs, config.tomograms) == ("CoPick", "0.2.0", None, {})
 
 
+def test_a_config_may_be_bytes(tmp_path: Path) -> None:
+    """As they come from the web or from an fsspec filesystem."""
+    text = json.dumps(of_1x(tmp_path), ensure_ascii=False)
+    assert copick.from_string(text.encode()).config == copick.from_string(text).config
+    with pytest.raises(ConfigError, match="config: cannot be used: 'utf-8' codec"):
+        copick.from_string(b'{"name": "\xff"}')
+
+
 # New projects
 
 

@@ -12,6 +12,14 @@ import pytest
 import copick
 from copick.impl import cache, filesystem, multilayer
 from copick.layers.memory import MemoryLayer
+from copick.meta import (
+    CopickFeaturesMeta,
+    CopickRunMeta,
+    CopickSegmentationMeta,
+    CopickTomogramMeta,
+    CopickVoxelSpacingMeta,
+    PickableObject,
+)
 from projects import OBJECTS, VOLUME, alone, opened, run_of, tomogram_of
 
 if TYPE_CHECKING:
@@ -214,3 +222,70 @@ def test_private_names_that_plugins_use(project: CopickRoot) -> None:
     assert project._runs is not None
     project._invalidate_all_caches()
     assert project._runs is None
+
+
+def test_what_the_folder_of_a_segmentation_is_called(project: CopickRoot) -> None:
+    names = [segmentation.filename for segmentation in run_of(project).segmentations]
+    assert names == ["10.000_them_1_membrane.zarr", "10.000_them_1_ribosome.zarr"]
+
+
+def test_classes_of_a_plugin_are_used_wherever_entities_are_made(project: CopickRoot) -> None:
+    """A plugin may override the factories; entities that are listed, got by name and made new are all of its classes."""
+
+    class Marked:
+        mark = "of the plugin"
+
+    class Picks(Marked, filesystem.CopickPicksFSSpec):
+        def __init__(self, run: Any, file: Any) -> None:
+            super().__init__(run, file)
+            self.more = len(run.name)
+
+    class Features(Marked, filesystem.CopickFeaturesFSSpec):
+        pass
+
+    class Tomogram(Marked, filesystem.CopickTomogramFSSpec):
+        def _feature_factory(self) -> Any:
+            return Features, CopickFeaturesMeta
+
+    class Spacing(Marked, filesystem.CopickVoxelSpacingFSSpec):
+        def _tomogram_factory(self) -> Any:
+            return Tomogram, CopickTomogramMeta
+
+    class Segmentation(Marked, filesystem.CopickSegmentationFSSpec):
+        pass
+
+    class Run(Marked, filesystem.CopickRunFSSpec):
+        def _voxel_spacing_factory(self) -> Any:
+            return Spacing, CopickVoxelSpacingMeta
+
+        def _picks_factory(self) -> Any:
+            return Picks
+
+        def _segmentation_factory(self) -> Any:
+            return Segmentation, CopickSegmentationMeta
+
+    class Density(Marked, filesystem.CopickObjectFSSpec):
+        pass
+
+    class Root(filesystem.CopickRootFSSpec):
+        def _run_factory(self) -> Any:
+            return Run, CopickRunMeta
+
+        def _object_factory(self) -> Any:
+            return Density, PickableObject
+
+    for listed in (False, True):
+        root: Any = Root(project.config)
+        if listed:
+            assert root.runs
+        run = root.get_run("TS_1")
+        tomogram = run.get_voxel_spacing(10.0).get_tomograms("wbp")[0]
+        made = run.new_picks("ribosome", f"{listed}")
+        entities = [
+            *(root.new_run(f"TS_{listed}"), run, made, *run.picks, *run.segmentations, *run.voxel_spacings),
+            *(tomogram, *tomogram.features, *root.pickable_objects, run.on("static").picks[0]),
+        ]
+        assert {entity.mark for entity in entities} == {"of the plugin"}
+        assert {picks.more for picks in (*run.picks, made)} == {4}
+        assert {type(mesh) for mesh in run.meshes} == {filesystem.CopickMeshFSSpec}
+        assert (tomogram.numpy() == VOLUME).all()

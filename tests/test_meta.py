@@ -151,6 +151,15 @@ def test_go_id_is_the_identifier() -> None:
     item.go_id = "GO:2"
     assert item.model_dump()["identifier"] == "GO:2"
     assert "go_id" not in item.model_dump()
+    both = {"name": "a", "is_particle": True, "identifier": "GO:2"}
+    assert PickableObject.model_validate({**both, "go_id": "GO:1"}).identifier == "GO:1"  # as in copick 1.x
+    assert PickableObject.model_validate({**both, "go_id": None}).identifier == "GO:2"
+
+
+def test_set_filament_by_keyword() -> None:
+    item = PickableObject(name="actin", is_particle=True)
+    item.set_filament(filament={"polar": True})
+    assert item.is_filament
 
 
 @pytest.mark.parametrize(

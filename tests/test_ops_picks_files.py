@@ -75,7 +75,8 @@ def test_csv_of_several_runs(root: CopickRoot, tmp_path: Path) -> None:
     """copick 1.x puts all of them into the run."""
     path = csv_of(tmp_path / "a.csv", "run_name,x,y,z\nTS_1,1,2,3\nTS_2,4,5,6\nTS_1,7,8,9\n")
     assert positions(add_picks_from_file(root, "TS_1", path, *KEY)) == [[1, 2, 3], [7, 8, 9]]
-    assert positions(add_picks(root, "TS_2", path, *KEY)) == [[4, 5, 6]]
+    older = add_picks(root, "TS_2", path, *KEY, 10.0, "csv", tomogram_dimensions=(9, 9, 9))
+    assert positions(older) == [[4, 5, 6]]
     with pytest.raises(FormatError, match="holds picks of 2 runs, but none of 'bare': TS_1, TS_2"):
         add_picks_from_file(root, "bare", path, *KEY)
     added = add_picks_grouped_from_file(root, path, "ribosome", "you", "1")

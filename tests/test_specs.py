@@ -319,6 +319,18 @@ def test_runs_of_several_layers(root: CopickRootMultilayer) -> None:
     assert run.source_runs["archive"].description is None
 
 
+def test_volumes_of_several_layers(run: CopickRun) -> None:
+    (tomogram,) = run.voxel_spacings[0].tomograms
+    assert tomogram.propagate("work") == ["work"]
+    assert list(tomogram.source_tomograms) == ["work", "archive"]
+    assert tomogram.primary_tomogram.sources == ["work"]
+    tomogram.set_region(VOLUME[:1] + 1, z=slice(0, 1))
+    assert (tomogram.primary_tomogram.numpy()[0] == VOLUME[0] + 1).all()
+    assert (tomogram.source_tomograms["archive"].numpy() == VOLUME).all()
+    segmentation = run.new_segmentation(10, "membrane", "9")
+    assert list(segmentation.source_segmentations) == ["work"]
+
+
 def test_proxies(root: CopickRootMultilayer, run: CopickRun) -> None:
     factory = root.proxy_factory
     assert isinstance(factory, ProxyFactory)
@@ -456,6 +468,8 @@ def test_cached_entities(cache: CopickRootCache) -> None:
     assert tomogram.is_cached()
     with pytest.raises(TypeError, match="a tomogram is named RUN/VOXEL_SIZE/TYPE, not by NoneType None"):
         cache.prefetch_tomogram(None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"there is no tomogram 'TS_1/10\.0/none'"):
+        cache.prefetch_tomogram("TS_1/10.0/none")
 
 
 def test_caching_store(cache: CopickRootCache) -> None:

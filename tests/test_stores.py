@@ -33,6 +33,8 @@ def test_mapping_calls(store: MappingStore) -> None:
     assert 7 not in store
     del store["c"]
     assert len(store) == 1
+    assert list(store.items()) == [(key, store[key]) for key in store]
+    assert list(store.values()) == [store[key] for key in store]
     with pytest.raises(KeyError, match="nothing"):
         store["nothing"]
     with pytest.raises(KeyError, match="nothing"):

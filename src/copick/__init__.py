@@ -44,6 +44,7 @@ _ERRORS = (
     "ReadOnlyError",
     "FormatError",
     "LayerError",
+    "DeniedError",
     "CacheError",
 )
 _MODULES = (
@@ -100,7 +101,7 @@ def from_file(path: str | os.PathLike[str], cache: CacheChoice = None) -> Copick
     return open_config(read_config(path), cache)
 
 
-def from_string(data: str, cache: CacheChoice = None) -> CopickRoot:
+def from_string(data: str | bytes, cache: CacheChoice = None) -> CopickRoot:
     """Open the project that a JSON config describes. As `from_file`."""
     from copick.config import parse_config
     from copick.impl import open_config

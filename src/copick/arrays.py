@@ -278,8 +278,9 @@ def source_error(error: Exception, where: str) -> CopickError:
         base.__module__.partition(".")[0] in {"aiohttp", "botocore", "asyncssh"}
         for base in type(error).__mro__
     ):
-        return LayerError(
-            f"{where} could not be read ({text}); check that the place is reachable and that you may read it"
+        return LayerError.of(
+            f"{where} could not be read ({text}); check that the place is reachable and that you may read it",
+            error,
         )
     return FormatError(
         f"{where} cannot be decoded ({text}); the file is truncated, corrupt or of an unknown format"

@@ -611,10 +611,10 @@ def read_config(path: str | os.PathLike[str]) -> CopickConfig:
     return parse_config(text, str(path))
 
 
-def parse_config(data: str | Mapping[str, Any], where: str = "config") -> CopickConfig:
+def parse_config(data: str | bytes | Mapping[str, Any], where: str = "config") -> CopickConfig:
     """A config from JSON text or a dict; `where` names it in errors. Raises ConfigError."""
     repeated: list[str] = []
-    if isinstance(data, str):
+    if isinstance(data, str | bytes):
         data, repeated = from_json(data, where)
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}: found a {type(data).__name__}; expected an object with a config_type")

@@ -18,7 +18,7 @@ Fields = Callable[[str, Mapping[str, Any]], "list[str]"]
 """(key, object under it) → the keys that the object may have."""
 
 
-def from_json(text: str, where: str) -> tuple[Any, list[str]]:
+def from_json(text: str | bytes, where: str) -> tuple[Any, list[str]]:
     """What a JSON text says, and the keys that stand twice in one object (of these, the last counts).
 
     Raises:

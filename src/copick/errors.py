@@ -12,6 +12,7 @@
     │   ├── RelionPixelSizeError               state the pixel size
     │   └── RelionTomogramCenterError          state the centre, or add the tomogram
     ├── LayerError          (OSError)          the place itself failed: check it, try again
+    │   ├── DeniedError (PermissionError)      get the permission, or state credentials
     │   └── ConflictError                      others changed it, too: choose which version stays
     └── CacheError                             never reaches a reader: the cache is bypassed instead
         └── CorruptEntryError
@@ -72,6 +73,16 @@ class RelionTomogramCenterError(FormatError):
 
 class LayerError(CopickError, OSError):
     """The place that holds the data failed: unreachable, refused, timed out."""
+
+    @classmethod
+    def of(cls, text: str, *causes: BaseException) -> LayerError:
+        """What to raise after these failures: DeniedError if all of them are that something is not permitted."""
+        denied = causes and all(isinstance(cause, PermissionError) for cause in causes)
+        return DeniedError(text) if denied else cls(text)
+
+
+class DeniedError(LayerError, PermissionError):
+    """The place that holds the data does not permit it."""
 
 
 class ConflictError(LayerError):

@@ -187,8 +187,8 @@ class PickableObject(Meta):
     def _accept_go_id(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and "go_id" in data:
             data = dict(data)
-            go_id = data.pop("go_id")
-            data.setdefault("identifier", go_id)
+            if (go_id := data.pop("go_id")) is not None:  # where both stand, 1.x takes this one
+                data["identifier"] = go_id
         return data
 
     @model_validator(mode="after")
@@ -234,13 +234,13 @@ class PickableObject(Meta):
         fields = self._filament_fields()
         return None if fields is None else FilamentSpec.model_validate(fields)
 
-    def set_filament(self, spec: FilamentSpec | Mapping[str, Any] | None) -> None:
+    def set_filament(self, filament: FilamentSpec | Mapping[str, Any] | None) -> None:
         """Replace the filament spec; None removes it.
 
         Raises:
             ValueError: It cannot be so, or the object is no particle; nothing is changed then.
         """
-        changed = with_filament(self.metadata, spec)
+        changed = with_filament(self.metadata, filament)
         type(self).of(**{**self.model_dump(), "metadata": changed})  # checks it all before anything changes
         self.metadata = changed
 

@@ -1,6 +1,7 @@
 """Zarr stores that also are mappings of keys to bytes, as the stores of copick 1.x were.
 
-`store["0/.zarray"]`, `key in store`, `len(store)` and iteration work beside everything that zarr does with a store.
+`store["0/.zarray"]`, `key in store`, `len(store)`, `items()` and iteration work beside everything that zarr does with a store
+(`get` is zarr's, so not a mapping's).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView, ValuesView
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from zarr.abc.store import Store
@@ -75,6 +76,14 @@ class MappingCalls(Store):
             return [key async for key in self.list()]
 
         return sorted(run(collect()))
+
+    def items(self) -> ItemsView[str, bytes]:
+        """Every key and what it holds, read one by one."""
+        return ItemsView(self)
+
+    def values(self) -> ValuesView[bytes]:
+        """What every key holds, read one by one."""
+        return ValuesView(self)
 
     def _writable(self, key: str) -> None:
         if self.read_only:

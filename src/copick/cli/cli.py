@@ -43,7 +43,7 @@ G = TypeVar("G", bound=click.Group)
     context_settings={"help_option_names": ["-h", "--help"]},
     invoke_without_command=True,
 )
-@click.version_option(package_name="copick")
+@click.version_option(package_name="copick", message="copick %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
     """One dataset over every place a cryo-electron tomography project is kept."""

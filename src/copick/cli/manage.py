@@ -34,7 +34,7 @@ overwrite_option = click.option(
 @click.argument("uri", type=CopickURI("any"))
 @run_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--force", is_flag=True, help="Needed for patterns.")
+@click.option("--force", is_flag=True, help="Needed for patterns; it is no error if nothing is there.")
 @workers_option
 @util.add_debug_option
 def rm(
@@ -66,7 +66,7 @@ def rm(
         )
     root = project(config)
     results = remove_copick_objects_batch(root, object_type, uri, [run] if run else None, dry_run, workers)
-    if not is_pattern(uri, object_type):  # a pattern that names nothing (any more) is as good as done
+    if not force and not is_pattern(uri, object_type):  # nothing there (any more) is as good as done
         _check_named(results, "objects", root, object_type, uri, run)
     _tell(results, "objects", "deleted", "Would remove" if dry_run else "Removed")
 

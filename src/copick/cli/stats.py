@@ -21,6 +21,7 @@ def _shared_options(function: F) -> F:
         (
             util.add_config_option,
             util.add_run_names_option,
+            util.add_deprecated_run_alias("--runs"),
             click.option("--user-id", multiple=True, help="Only of this user; repeat it for more."),
             click.option("--session-id", multiple=True, help="Only of this session; repeat it for more."),
         )
@@ -103,7 +104,9 @@ def segmentations(segmentation_type: str | None, is_multilabel: bool | None, **o
 
 def _count(function: Callable[..., dict[str, Any]], title: str, options: dict[str, Any]) -> None:
     root = project(options.pop("config"))
-    runs = util.resolve_run_names(options.pop("run_names"))
+    runs = util.resolve_run_names(
+        options.pop("run_names"), options.pop("legacy_run_names"), legacy_flag="--runs"
+    )
     output, _ = options.pop("output"), options.pop("debug")
     check_objects(root, options.get("object_name") or (), "--object-name")
     filters = {

@@ -9,7 +9,7 @@ from copick.cache.info import CacheInfo
 from copick.cache.manager import CacheManager
 from copick.cache.store import CachingZarrStore
 from copick.config import CopickConfig, CopickConfigCache
-from copick.errors import ConfigError, NotFoundError
+from copick.errors import ConfigError, UnknownNameError
 from copick.impl.filesystem import CopickRootFS
 from copick.models import (
     CopickFeatures,
@@ -107,7 +107,7 @@ class CopickRootCache(CopickRootFS):
             tomo_id: Its name, "RUN/10.000/TYPE", or a tomogram of any project that is called so here.
 
         Raises:
-            NotFoundError: There is no such tomogram.
+            UnknownNameError: There is no such tomogram (a KeyError and a ValueError).
         """
         from copick.cache.prefetch import begin
 
@@ -124,18 +124,18 @@ class CopickRootCache(CopickRootFS):
         spacing = run.get_voxel_spacing(float(size)) if run and _is_number(size) else None
         found = spacing.get_tomograms(tomo_type) if spacing else []
         if not found:
-            raise NotFoundError(
+            raise UnknownNameError(
                 f"there is no tomogram {tomo_id!r}; expected RUN/VOXEL_SIZE/TYPE, for example TS_1/10.0/wbp"
             )
         return begin([(found[0].array(level), ()) for level in found[0].levels()])
 
     def prefetch_run(self, name: str) -> Prefetch | None:
-        """Begin to cache all tomograms of a run, at all levels. Raises NotFoundError if there is no such run."""
+        """Begin to cache all tomograms of a run, at all levels. Raises UnknownNameError if there is no such run."""
         from copick.cache.prefetch import begin
 
         run = self.get_run(name)
         if run is None:
-            raise NotFoundError(f"there is no run {name!r}")
+            raise UnknownNameError(f"there is no run {name!r}")
         tomograms = [tomogram for spacing in run.voxel_spacings for tomogram in spacing.tomograms]
         return begin([(each.array(level), ()) for each in tomograms for level in each.levels()])
 

@@ -25,6 +25,7 @@ from copick.models import (
     CopickVoxelSpacing,
 )
 from copick.util.files import write_text
+from copick.util.urls import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,7 +79,7 @@ def new_config(
     from copick import __version__
 
     root = os.fspath(overlay_root)
-    is_path = "://" not in root and protocol_of(root) == "file"
+    is_path = not LOCAL.match(root) and protocol_of(root) == "file"
     objects = [
         item if isinstance(item, dict) else item.model_dump(mode="json") for item in pickable_objects or []
     ]

@@ -19,6 +19,7 @@ from copick.cache.remembered import Remembered
 from copick.errors import CacheError, LayerError, NotFoundError
 from copick.kinds import CHILDREN, RUN
 from copick.layers.layer import Layer
+from copick.util.urls import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,7 +40,7 @@ _METADATA = {".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json"}
 
 def open_cache(config: CopickConfigCache) -> CacheManager | None:
     """The cache that a config describes; None, with one line in the log, if its folder cannot be used."""
-    root = config.root.removeprefix("local://").removeprefix("file://")
+    root = local_path(config.root)
     try:
         return open_manager(
             root,

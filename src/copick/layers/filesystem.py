@@ -463,7 +463,7 @@ class FilesystemLayer(Layer):
         self.place.failed(error)
         where = "/".join(filter(None, (self._shown, path, key)))
         cause = without(_cause(error), secrets_in(self.config.root, self.config.fs_args))
-        return LayerError(f"layer {self.name!r}: {where} failed: {cause}; {self._advice(error)}")
+        return LayerError.of(f"layer {self.name!r}: {where} failed: {cause}; {self._advice(error)}", error)
 
     def _advice(self, error: BaseException) -> str:
         text = f"{type(error).__name__} {getattr(error, 'status', '')} {error}"

@@ -428,19 +428,20 @@ class LayerStack(Layer):
         targets = {name: self[name] for name in ([names] if isinstance(names, str) else names)}
         if not (holders := self.holders(ref)):
             raise self._missing(ref)
-        done, failed = [], []
+        done: builtins.list[str] = []
+        failed: builtins.list[tuple[str, Exception]] = []
         for name, target in targets.items():
             try:
                 if name != holders[0]:
                     copy_entity(ref, self, target)
                 done.append(name)
             except (CopickError, OSError) as error:
-                failed.append(f"{name} ({error})")
+                failed.append((name, error))
             finally:
                 self._forget(ref, target)
         if failed:
-            raise LayerError(
-                f"{ref} was not copied to {', '.join(failed)}; copied to {', '.join(done) or 'no layer'}"
+            raise _failure(
+                f"{ref} was not copied to ", failed, f"; copied to {', '.join(done) or 'no layer'}"
             )
         return done
 
@@ -455,7 +456,9 @@ class LayerStack(Layer):
         holding = self._layers_holding(ref)
         if not holding:
             raise self._missing(ref)
-        removed, kept, failed = [], [], []
+        removed: builtins.list[str] = []
+        kept: builtins.list[str] = []
+        failed: builtins.list[tuple[str, Exception]] = []
         try:
             for layer, each in [*self._elsewhere(ref, holding), *((layer, ref) for layer in holding)]:
                 try:
@@ -466,14 +469,14 @@ class LayerStack(Layer):
                 except ReadOnlyError:
                     kept += layer.holders(each)
                 except (CopickError, OSError) as error:
-                    failed.append(f"{layer.name} ({error})")
+                    failed.append((layer.name, error))
         finally:
             for stack in self._relatives():
                 stack._holding.clear()
             self._forget(ref, *(layer for layer in self.layers if not layer.read_only))
         done = f"was removed from {', '.join(removed)}" if removed else "was not removed"
         if failed:
-            raise LayerError(f"{ref} {done}; this failed: {'; '.join(failed)}")
+            raise _failure(f"{ref} {done}; this failed: ", failed)
         if kept:
             but = ", but" if removed else ": it"
             raise ReadOnlyError(
@@ -533,6 +536,12 @@ class LayerStack(Layer):
                         stack._holding.pop(place, None)
         for layer in self.layers:
             layer.refresh(ref)
+
+
+def _failure(what: str, failed: Sequence[tuple[str, Exception]], rest: str = "") -> LayerError:
+    """What to raise after some layers failed."""
+    told = ", ".join(f"{name} ({error})" for name, error in failed)
+    return LayerError.of(f"{what}{told}{rest}", *(error for _, error in failed))
 
 
 def _joined(ref: Ref, meta: Meta | None, other: Meta | None) -> Meta | None:

@@ -215,6 +215,7 @@ class CopickPicks(Document):
     """Points of one object in one run."""
 
     kinds = (PICKS,)
+    factory = "_picks_factory"
     content = "points"
     meta: CopickPicksFile
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from weakref import WeakValueDictionary
 
@@ -124,16 +124,26 @@ class Node(InFiles):
     def _query(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, asked for now."""
         found: list[E] = []
-        layer, parent, new = self.layer, self.ref, cls.__new__
+        layer, parent, made, new = self.layer, self.ref, self._made_as(cls), cls.__new__
         for kind in cls.kinds if kinds is None else kinds:
             for ref, meta in layer.entries(parent, kind):
-                if meta is None:  # as `_listed` does; this is where the time of listings goes
+                if meta is None and made is cls:  # as `_listed` does; this is where the time of listings goes
                     child = new(cls)
                     child.parent, child.layer, child._ref = self, layer, ref
                 else:
-                    child = cls(self, meta)
+                    child = made(self, kind.meta_of(ref.values) if meta is None else meta)
                 found.append(child)
         return found
+
+    def _made_as(self, cls: type[E]) -> type[E]:
+        """What children of a class are made as: a plugin's own class, if it overrides the factory of copick 1.x."""
+        made = getattr(self, cls.factory)()
+        chosen: type[E] = made[0] if isinstance(made, tuple) else made
+        return chosen
+
+    def _listed_as(self, cls: type[E]) -> Callable[[Node, Ref, Any], E]:
+        made = self._made_as(cls)
+        return made._listed if made is cls else made._listed_in_full
 
     def _list(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, each kind listed once."""
@@ -161,7 +171,7 @@ class Node(InFiles):
                     return None
             except FormatError:  # a name that no layer can hold
                 return None
-            self._alone[ref] = self._same(cls(self, meta))
+            self._alone[ref] = self._same(self._made_as(cls)(self, meta))
         found: E = self._alone[ref]
         return found
 
@@ -174,7 +184,7 @@ class Node(InFiles):
                     if child.ref == ref:
                         return child
                 self._forget_kind(ref.kind)  # it came after these were listed
-            self._alone[ref] = self._same(cls._listed(self, ref, meta))
+            self._alone[ref] = self._same(self._listed_as(cls)(self, ref, meta))
         known: E = self._alone[ref]
         return known
 
@@ -190,7 +200,7 @@ class Node(InFiles):
                     f"{found.ref} exists already (in layer {held}); pass exist_ok=True to get it"
                 )
             here._drop(found)  # it was there when it was listed
-        child = cls(here, meta)
+        child = here._made_as(cls)(here, meta)
         child._create()
         here._adopt(child)
         child._changed()
@@ -276,6 +286,8 @@ class Entity(Node):
 
     kinds: ClassVar[tuple[Kind, ...]]
     """The rows of the table that this class stands for; most stand for one."""
+    factory: ClassVar[str]
+    """The method of its parent that says what it is made as."""
 
     config: Any = None
     _meta: Any = None
@@ -296,6 +308,12 @@ class Entity(Node):
         if meta is UNASKED:
             entity._meta = UNASKED
         return entity
+
+    @classmethod
+    def _listed_in_full(cls, parent: Node, ref: Ref, meta: Any = None) -> Self:
+        """What a layer lists, as a plugin's class: its `__init__` may do more than ours."""
+        said = parent.layer.listed(ref) if meta is UNASKED else meta
+        return cls(parent, ref.kind.meta_of(ref.values) if said is None else said)
 
     @property
     def meta(self) -> Any:

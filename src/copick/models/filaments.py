@@ -41,6 +41,7 @@ class CopickFilaments(Document):
     """Filaments of one object in one run: polylines, x, y, z in ångström, and the curves that made them."""
 
     kinds = (FILAMENTS,)
+    factory = "_filaments_factory"
     content = "filaments"
     meta: CopickFilamentsFile
 

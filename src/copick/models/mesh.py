@@ -22,6 +22,7 @@ class CopickMesh(ObjectAnnotation):
     """Surfaces of one object in one run, kept as binary glTF. Vertices are x, y, z in ångström."""
 
     kinds = (MESH,)
+    factory = "_mesh_factory"
     meta: CopickMeshMeta
 
     _mesh: trimesh.Geometry | None = None

@@ -29,6 +29,7 @@ class CopickObject(Volume):
     """One kind of thing that is looked for: described in the config; a particle may have a density map in the layers."""
 
     kinds = (OBJECT,)
+    factory = "_object_factory"
     meta: PickableObject
 
     def __init__(self, root: CopickRoot, meta: PickableObject) -> None:

@@ -171,7 +171,8 @@ class CopickRoot(Node):
         return list(self._objects)
 
     def _query_objects(self) -> list[CopickObject]:
-        return [CopickObject(self, meta) for meta in self.config.pickable_objects]
+        made, _ = self._object_factory()
+        return [made(self, meta) for meta in self.config.pickable_objects]
 
     def get_object(self, name: str) -> CopickObject | None:
         """The object of that name, or None."""

@@ -57,6 +57,7 @@ class CopickRun(Folder):
     """One tilt series: its tomograms, and everything annotated on them."""
 
     kinds = (RUN,)
+    factory = "_run_factory"
     meta: CopickRunMeta
 
     def __init__(self, root: CopickRoot, meta: CopickRunMeta, config: Any = None) -> None:

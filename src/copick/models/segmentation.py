@@ -46,6 +46,7 @@ class CopickSegmentation(Annotation, Volume):
     """
 
     kinds = (SEGMENTATION, INSTANCE_SEGMENTATION, PANOPTIC_SEGMENTATION)
+    factory = "_segmentation_factory"
     meta: CopickSegmentationMeta
 
     def __init__(self, run: CopickRun, meta: CopickSegmentationMeta) -> None:
@@ -97,6 +98,16 @@ class CopickSegmentation(Annotation, Volume):
         several = self.is_multilabel or self.is_panoptic
         found = None if several else self._root.get_object(self.name)
         return found.color if found else [128, 128, 128, 0]
+
+    @property
+    def source_segmentations(self) -> dict[str, CopickSegmentation]:
+        """The segmentation as each layer that holds it shows it; the one that serves it first."""
+        return self.by_layer()
+
+    @property
+    def filename(self) -> str:
+        """What its folder is called."""
+        return self.ref.file_name
 
     @property
     def _root(self) -> CopickRoot:

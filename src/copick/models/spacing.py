@@ -21,6 +21,7 @@ class CopickVoxelSpacing(Folder):
     """The tomograms of a run that share one voxel size."""
 
     kinds = (VOXEL_SPACING,)
+    factory = "_voxel_spacing_factory"
     meta: CopickVoxelSpacingMeta
 
     def __init__(self, run: CopickRun, meta: CopickVoxelSpacingMeta, config: Any = None) -> None:

@@ -25,6 +25,7 @@ class CopickTomogram(Volume):
     """A reconstructed volume."""
 
     kinds = (TOMOGRAM,)
+    factory = "_tomogram_factory"
     meta: CopickTomogramMeta
 
     def __init__(
@@ -42,6 +43,16 @@ class CopickTomogram(Volume):
     def parent_tomogram(self) -> CopickTomogram | None:
         """The tomogram itself, if this project is a cache of another."""
         return self._at_parent()
+
+    @property
+    def source_tomograms(self) -> dict[str, CopickTomogram]:
+        """The tomogram as each layer that holds it shows it; the one that serves it first."""
+        return self.by_layer()
+
+    @property
+    def primary_tomogram(self) -> CopickTomogram:
+        """The tomogram as the layer that serves it shows it."""
+        return self.on(self.sources[:1] or None)
 
     @property
     def tomo_type(self) -> str:
@@ -123,6 +134,7 @@ class CopickFeatures(StoredArray):
     """What was computed from a tomogram for each voxel or block: an array of any rank, its last axes z, y, x."""
 
     kinds = (FEATURES,)
+    factory = "_feature_factory"
     meta: CopickFeaturesMeta
 
     def __init__(self, tomogram: CopickTomogram, meta: CopickFeaturesMeta) -> None:

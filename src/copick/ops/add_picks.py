@@ -89,12 +89,13 @@ def add_picks(
     session_id: str,
     voxel_spacing: float | None = None,
     file_type: str | None = None,
+    tomogram_dimensions: tuple[int, int, int] | None = None,
     create: bool = True,
     exist_ok: bool = False,
     overwrite: bool = False,
     log: bool = False,
 ) -> CopickPicks:
-    """The older name of `add_picks_from_file`."""
+    """The older name of `add_picks_from_file`, which needs no `tomogram_dimensions`."""
     return add_picks_from_file(
         root,
         run_name,

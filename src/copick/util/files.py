@@ -34,9 +34,10 @@ def write_text(path: str | os.PathLike[str], text: str, what: str) -> None:
         with contextlib.suppress(OSError):
             Path(temporary).unlink(missing_ok=True)
         problem = error.strerror or str(error)
-        raise LayerError(
+        raise LayerError.of(
             f"{what} {os.fspath(path)!r} cannot be written: {problem}; it is as it was. "
-            "Name a file in a folder that you may write to"
+            "Name a file in a folder that you may write to",
+            error,
         ) from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -11,14 +11,16 @@ from urllib.parse import unquote
 SECRETS = re.compile(r"key|secret|token|passw|credential|auth", re.IGNORECASE)
 """Names of fields whose values must not be shown."""
 
+LOCAL = re.compile(r"(?:local|file):(?://)?", re.IGNORECASE)
+"""How the address of a local path may begin, as fsspec reads it."""
+
 _USER = re.compile(r"(?<=://)[^/@\s]*@")
 HIDDEN = "***"
 
 
 def local_path(root: str) -> str:
-    """The absolute path that a path or a `local://` or `file://` URL stands for."""
-    match = re.match(r"(?:local|file)://", root)
-    path = root[match.end() :] if match else root
+    """The absolute path that a path or a `local:` or `file:` URL stands for."""
+    path = LOCAL.sub("", root, count=1) if LOCAL.match(root) else root
     if os.name == "nt" and re.match(r"/[A-Za-z]:", path):
         path = path[1:]
     return os.path.abspath(os.path.expanduser(path))
