@@ -15,18 +15,29 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from copick.index.rows import all_ids
+from copick.kinds import kind_named
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from copick.kinds import Kind, Ref, Value
 
-    Told = dict[str, Any]
     Holder = tuple[int, list[int] | None, list[dict[str, Any] | None] | None]
+
+
+class Siblings(NamedTuple):
+    """The children of one kind under one parent: their keys, and who holds them, as above."""
+
+    keys: list[tuple[Value, ...]]
+    holders: int | list[Holder]
+
+
+Told = dict[str, Siblings]
+"""What the text of a run says, by place. Runs with the same text share one: in many projects all runs hold the same."""
 
 
 def put_listing(db: sqlite3.Connection, run: str) -> None:
@@ -59,13 +70,29 @@ def _told(siblings: dict[tuple[Value, ...], dict[int, str | None]]) -> list[Any]
     return [holders[0][0] if is_plain else holders, *chain.from_iterable(siblings)]
 
 
-def listed(db: sqlite3.Connection, runs: Sequence[str]) -> dict[str, Told]:
-    """What lies in each of some runs, which are all that there are between the first and the last of them."""
+def listed(
+    db: sqlite3.Connection, runs: Sequence[str], known: Mapping[str, Told]
+) -> dict[str, tuple[str, Told]]:
+    """The text of each of some runs, and what it says. They are all that there are between the first and the last of them.
+
+    Args:
+        known: What texts say that were read before.
+    """
     asked = "SELECT run, told FROM listings WHERE run BETWEEN ? AND ?"
-    rows = db.execute(asked, (runs[0], runs[-1])).fetchall()
-    texts = json.loads(f"[{','.join([told for _, told in rows])}]")  # at once takes half the time
-    found: dict[str, Told] = dict(zip([run for run, _ in rows], texts, strict=True))
-    return {run: found.get(run, {}) for run in runs}
+    texts = dict(db.execute(asked, (runs[0], runs[-1])).fetchall())
+    new = [text for text in dict.fromkeys(texts.values()) if text not in known]
+    said = json.loads(f"[{','.join(new)}]")  # at once takes half the time
+    read = {**known, **dict(zip(new, map(_read, said), strict=True)), "": {}}
+    return {run: (text := texts.get(run, ""), read[text]) for run in runs}
+
+
+def _read(text: Mapping[str, Iterable[Any]]) -> Told:
+    told: Told = {}
+    for where, siblings in text.items():
+        size = len(kind_named(where.partition(" ")[0]).identity)
+        holders, *values = siblings
+        told[where] = Siblings([*zip(*[iter(values)] * size, strict=True)], holders)
+    return told
 
 
 def place(parent: Ref, kind: Kind) -> str:

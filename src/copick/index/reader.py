@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from copick.index.listings import listed, place
-from copick.index.rows import COLUMN, clean, key_values, run_name, run_of
+from copick.index.rows import COLUMN, clean, key_values, run_of
 from copick.index.schema import FAILURES, encoded
 from copick.index.things import AUTHORS, TYPE_OF, TYPES, Held, Thing, Wanted
 from copick.kinds import CHILDREN, OBJECT, RUN, Kind, Ref, kind_named
@@ -101,10 +101,13 @@ Listing = tuple["Iterable[Entry]", "Holding"]
 
 
 class Ahead(NamedTuple):
-    """What lies in some runs, by name, and the layers by id, highest first: names, and those of the stack that these belong to."""
+    """What was read of some runs."""
 
     layers: Mapping[int, str]
+    """Their names, highest first."""
     members: Mapping[int, tuple[Layer, ...]]
+    """Those of the stack that these are, or belong to."""
+    texts: Mapping[str, Told]
     runs: Mapping[str, Told]
 
 
@@ -190,27 +193,31 @@ class Reader:
             told = [[(layers[id], each[id]) for id in layers if id in each] for each in held.values()]
             return self._listing([Ref(kind, (name,)) for name in held], told)
 
-    def ahead(self, runs: Sequence[str]) -> Ahead:
-        """What lies in these runs, which are all that there are between the first and the last of them."""
+    def ahead(self, runs: Sequence[str], known: Mapping[str, Told]) -> Ahead:
+        """What lies in these runs, which are all that there are between the first and the last of them.
+
+        Args:
+            known: What texts say that were read before.
+        """
         with self.database.reading() as db:
             layers = self.layers(db)
-            return Ahead(layers, {id: self.members([name]) for id, name in layers.items()}, listed(db, runs))
+            found = listed(db, runs, known)
+        members = {id: self.members([name]) for id, name in layers.items()}
+        return Ahead(layers, members, dict(found.values()), {run: told for run, (_, told) in found.items()})
 
-    def under(self, parent: Ref, kind: Kind, ahead: Ahead) -> Listing:
-        """The children of one kind of something in a run that was read ahead. A walk over everything spends its time here."""
-        try:
-            told = ahead.runs[run_name(parent)].get(place(parent, kind))
-            if told is None:
-                return (), {}
-            values = iter(told)
-            holders = next(values)
-            keys = [*zip(*[values] * len(kind.identity), strict=True)]
-            new = tuple.__new__  # what `Ref` calls, too, and takes twice the time
-            refs = [new(Ref, (kind, key, parent)) for key in keys]
-            if type(holders) is not int:
-                return self._listing(refs, self._told(len(keys), holders, ahead))
+    def under(self, parent: Ref, kind: Kind, told: Told, ahead: Ahead) -> Listing:
+        """The children of one kind of something in a run of which this was read. A walk over everything spends its time here."""
+        siblings = told.get(kind.name if parent.parent is None else place(parent, kind))
+        if siblings is None:
+            return (), {}
+        keys, holders = siblings
+        new = tuple.__new__  # what `Ref` calls, too, and takes twice the time
+        refs = [new(Ref, (kind, key, parent)) for key in keys]
+        if isinstance(holders, int):
             held = ahead.members.get(holders)
             return (zip(refs, repeat(None)), dict.fromkeys(keys, held)) if held else ((), {})
+        try:
+            return self._listing(refs, self._told(len(keys), holders, ahead))
         except FAILURES as error:
             raise self.database.failed(error) from error
 
@@ -230,22 +237,23 @@ class Reader:
         """Of each of some siblings, names of the layers that hold it, highest first, and what these say: none = left out."""
         entries: list[Entry] = []
         holding: Holding = {}
+        members: dict[tuple[str, ...], tuple[Layer, ...]] = {}
         for ref, each in zip(refs, told, strict=True):
             if each:
+                names = tuple([name for name, _ in each])
+                if names not in members:
+                    members[names] = self.members(names)
                 entries.append((ref, self._meta(ref, each)))
-                holding[ref.values] = self.members([name for name, _ in each])
+                holding[ref.values] = members[names]
         return entries, holding
 
-    def _meta(self, ref: Ref, listed: Iterable[tuple[str, Any]]) -> Meta | None:
+    def _meta(self, ref: Ref, told: Iterable[tuple[str, Any]]) -> Meta | None:
         """What listings say of an entity: names of layers, highest first, and what each says beyond the key, if anything."""
-        told = [*listed]
-        if not any(text for _, text in told):
-            return None
-        known = {**dict(zip(ref.kind.identity, ref.values, strict=True)), **ref.kind.fixed}
         found: Meta | None = None
         for at, (name, text) in enumerate(told):
             if text:
                 said = text if isinstance(text, dict) else json.loads(text)
+                known = {**dict(zip(ref.kind.identity, ref.values, strict=True)), **ref.kind.fixed}
                 meta = self._sources[name].meta_of(ref.kind, {**said, **known})
                 first = ref.kind.meta_of(ref.values) if at and found is None else found
                 found = meta if first is None else first.filled(meta)

@@ -76,7 +76,7 @@ class IndexedStack(LayerStack):
         self._version: tuple[int, ...] = ()
         self._checked = 0.0
         self._runs: builtins.list[str] = []
-        self._ahead = Ahead({}, {}, {})
+        self._ahead = Ahead({}, {}, {}, {})
         self._width = 1
 
     def __repr__(self) -> str:
@@ -126,10 +126,10 @@ class IndexedStack(LayerStack):
             if kind is RUN:
                 self._runs = [str(run) for (run,) in found[1]]
             return found
-        ahead = self._ahead
-        if (run := run_name(parent)) not in ahead.runs:
+        run, ahead = run_name(parent), self._ahead
+        if run not in ahead.runs:
             ahead = self._read_ahead(run)
-        return self.reader.under(parent, kind, ahead)
+        return self.reader.under(parent, kind, ahead.runs[run], ahead)
 
     def _look_for_changes(self) -> None:
         """Forget what was read if the index has changed since."""
@@ -148,7 +148,8 @@ class IndexedStack(LayerStack):
         is_known = self._runs[at : at + 1] == [run]
         walks = is_known and at > 0 and self._runs[at - 1] in self._ahead.runs
         self._width = min(4 * self._width, AHEAD) if walks else 1
-        self._ahead = found = self.reader.ahead(self._runs[at : at + self._width] if is_known else [run])
+        runs = self._runs[at : at + self._width] if is_known else [run]
+        self._ahead = found = self.reader.ahead(runs, self._ahead.texts)
         return found
 
     def exists(self, ref: Ref) -> bool:

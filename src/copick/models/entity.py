@@ -34,6 +34,9 @@ E = TypeVar("E", bound="Entity")
 UNASKED: Any = ...
 """Instead of metadata: what listings say is asked for when it is needed."""
 
+_MADE: dict[tuple[type, type], Any] = {}
+"""What a class makes children of another class as."""
+
 MEMORIES = ("_children", "_alone", "_known", "_twins", "_origin")
 """What a node keeps of others, and can do without."""
 
@@ -123,23 +126,28 @@ class Node(InFiles):
 
     def _query(self, cls: type[E], kinds: Iterable[Kind] | None = None) -> list[E]:
         """The children of a class, asked for now."""
-        found: list[E] = []
-        layer, parent, made, new = self.layer, self.ref, self._made_as(cls), cls.__new__
-        for kind in cls.kinds if kinds is None else kinds:
-            for ref, meta in layer.entries(parent, kind):
-                if meta is None and made is cls:  # as `_listed` does; this is where the time of listings goes
-                    child = new(cls)
-                    child.parent, child.layer, child._ref = self, layer, ref
-                else:
-                    child = made(self, kind.meta_of(ref.values) if meta is None else meta)
-                found.append(child)
+        return [child for kind in (cls.kinds if kinds is None else kinds) for child in self._asked(cls, kind)]
+
+    def _asked(self, cls: type[E], kind: Kind) -> list[E]:
+        """The children of one kind, asked for now. This is where the time of listings goes."""
+        layer, made = self.layer, self._made_as(cls)
+        found, new = [], cls.__new__
+        for ref, meta in layer.entries(self.ref, kind):
+            if meta is None and made is cls:  # as `_listed` does
+                child = new(cls)
+                child.parent, child.layer, child._ref = self, layer, ref
+            else:
+                child = made(self, kind.meta_of(ref.values) if meta is None else meta)
+            found.append(child)
         return found
 
     def _made_as(self, cls: type[E]) -> type[E]:
         """What children of a class are made as: a plugin's own class, if it overrides the factory of copick 1.x."""
-        made = getattr(self, cls.factory)()
-        chosen: type[E] = made[0] if isinstance(made, tuple) else made
-        return chosen
+        known: type[E] | None = _MADE.get((type(self), cls))
+        if known is None:
+            made = getattr(self, cls.factory)()
+            known = _MADE[type(self), cls] = made[0] if isinstance(made, tuple) else made
+        return known
 
     def _listed_as(self, cls: type[E]) -> Callable[[Node, Ref, Any], E]:
         made = self._made_as(cls)
@@ -152,7 +160,7 @@ class Node(InFiles):
         for kind in cls.kinds if kinds is None else kinds:
             siblings = children.get(kind.name)
             if siblings is None:
-                siblings = self._query(cls, (kind,))
+                siblings = self._asked(cls, kind)
                 if self._known or self.__dict__.get("_alone"):
                     siblings = [self._alone.get(child.ref) or self._same(child) for child in siblings]
                 children[kind.name] = siblings

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from copick.cache.manager import CacheManager
+    from copick.kinds import Kind
     from copick.layers.build import CacheChoice
     from copick.layers.layer import Layer
     from copick.models.entity import Entity
@@ -94,9 +95,9 @@ class CopickRoot(Node):
         """The runs, asked for now."""
         return self.on(layers)._query(CopickRun)
 
-    def _query(self, cls: type[E], *kinds: Any) -> list[E]:
-        found, named = super()._query(cls, *kinds), self.config.runs
-        if named is None or cls is not CopickRun:
+    def _asked(self, cls: type[E], kind: Kind) -> list[E]:
+        found, named = super()._asked(cls, kind), self.config.runs
+        if named is None or kind is not RUN:
             return found
         return [run for run in found if run.ref.values[0] in named]
 
