@@ -1040,6 +1040,7 @@ def test_what_was_kept_is_served_while_the_portal_is_down(
 ) -> None:
     config["max_age"] = 0.05
     listed = everything(copick.from_string(json.dumps(config)))
+    time.sleep(config["max_age"])
     mortal.close()
     root = copick.from_string(json.dumps(config))
     assert everything(root) == listed
