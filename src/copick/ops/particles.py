@@ -298,13 +298,12 @@ def _polarity(picks: CopickPicks, options: RelionOptions) -> tuple[npt.NDArray[n
     numbers = {*ids.tolist()}
     source = _filaments(picks, options) if options.polarity_from_filaments else None
     filaments = source.filaments if source is not None else []
-    if options.filaments_uri is not None:
-        missing = sorted(numbers - {each.instance_id for each in filaments})
-        if missing:
-            raise ValueError(
-                f"{picks.ref}: {options.filaments_uri!r} lacks the filament(s) {_shown([*map(str, missing)])}; name the "
-                "filaments that the picks are from"
-            )
+    missing = sorted(numbers - {each.instance_id for each in filaments}) if source is not None else []
+    if missing:
+        raise ValueError(
+            f"{picks.ref}: {serialize_copick_uri(source)} lacks the filament(s) {_shown([*map(str, missing)])}; name the "
+            "filaments that the picks are from by filaments_uri, or pass polarity_from_filaments=False"
+        )
     known = {each.instance_id for each in filaments if each.polarity_known} & numbers
     said = None if source is None else serialize_copick_uri(source)
     return np.isin(ids, [*known]), FilamentPolarity(said, len(known), len(numbers - known))

@@ -258,9 +258,12 @@ def write_zarr(path: File, volume: StoredArray, level: Level | None, *, labels: 
         level: The only one to write, as its finest; None = all, as they are stored.
 
     Raises:
+        NotFoundError: Nothing was written to the volume.
         AlreadyExistsError: Something is there already.
         LayerError: It cannot be read or written.
     """
+    if not volume.levels():
+        raise NotFoundError(f"{volume.ref} is empty; there is nothing to write")
     with new_folder(path) as temporary:
         if level is not None:
             from copick.ome import write_volume
