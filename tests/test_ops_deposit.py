@@ -97,11 +97,15 @@ def test_names(root: CopickRoot, tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path / str(at) / "ExperimentRuns")) == names
     run = root.get_run("TS_1")
     assert run is not None
-    run.meta = run.meta.model_copy(update={"portal_dataset_id": 10301, "portal_run_name": "a"})
-    deposit_run(run, tmp_path / "portal", **picks)
+    run.meta = run.meta.model_copy(
+        update={"portal_run_id": 1, "portal_dataset_id": 10301, "portal_run_name": "a"}
+    )
+    deposit(root, tmp_path / "portal", ["TS_1"], **picks)
     assert os.listdir(tmp_path / "portal/ExperimentRuns") == ["10301_a_TS_1"]
-    deposit_run(run, tmp_path / "own", "p_", **picks)
+    deposit(root, tmp_path / "own", ["TS_1"], "p_", **picks)
     assert os.listdir(tmp_path / "own/ExperimentRuns") == ["p_TS_1"]
+    deposit_run(run, tmp_path / "run", **picks)
+    assert os.listdir(tmp_path / "run/ExperimentRuns") == ["TS_1"]
 
 
 @pytest.mark.parametrize(
@@ -167,3 +171,14 @@ def test_what_is_in_no_file(tmp_path: Path) -> None:
     found = deposit(root, tmp_path / "links", picks_uris=["*"])
     assert "is not on a disk of this machine" in found["TS_1"]["errors"][0]
     assert [path for path in tmp_path.rglob("*") if path.is_symlink()] == []
+
+
+def test_what_waits_in_the_cache(root: CopickRoot, tmp_path: Path) -> None:
+    cache = {"root": str(tmp_path / "cache"), "parent_layer": "archive", "propagate": False}
+    pending = opened(tmp_path, write_strategy="cache", cache_config=cache)
+    pending.get_run("TS_2").new_picks("ribosome", "2").from_numpy([[1, 2, 3]])  # type: ignore[union-attr]
+    found = deposit(pending, tmp_path / "links", ["TS_2"], picks_uris=["*"])
+    assert found["TS_2"]["processed"] == 1
+    assert "waits in the cache to be passed on" in found["TS_2"]["errors"][0]
+    pending.flush()
+    assert deposit(pending, tmp_path / "links", ["TS_2"], picks_uris=["*"])["TS_2"]["processed"] == 2

@@ -84,7 +84,7 @@ def deposit(
 
         config = from_file(config)
     runs = [known_run(config, run) for run in chosen_runs(config, run_names)]
-    names = {run.name: _new_name(run, run_name_prefix, run_name_regex) for run in runs}
+    names = {run.name: _new_name(run, run_name_prefix or _portal_prefix(run), run_name_regex) for run in runs}
     for name, count in Counter(names.values()).items():
         if count > 1:
             both = " and ".join(old for old in names if names[old] == name)
@@ -117,9 +117,18 @@ def deposit_run(
     tomograms_uris: Iterable[str] | None = None,
     features_uris: Iterable[str] | None = None,
 ) -> dict[str, Any]:
-    """Link what URIs name in one run. As `deposit`; returns the result of the run."""
+    """Link what URIs name in one run. As `deposit`, but names are taken as they are if there is no prefix.
+
+    Returns:
+        {"processed": how many are linked now, "errors": [why others are not]}.
+    """
     uris = _Uris.of(picks_uris, meshes_uris, segmentations_uris, tomograms_uris, features_uris)
     return _deposit(run, _new_name(run, run_name_prefix, run_name_regex), target_dir, uris)
+
+
+def _portal_prefix(run: CopickRun) -> str:
+    dataset = run.portal_dataset_id
+    return "" if dataset is None else f"{dataset}_{run.portal_run_name or ''}_"
 
 
 def _new_name(run: CopickRun, prefix: str, regex: str | None) -> str:
@@ -137,9 +146,6 @@ def _new_name(run: CopickRun, prefix: str, regex: str | None) -> str:
                 f"run_name_regex {regex!r} finds no name in {name!r}; change it, or choose other runs"
             )
         name = found
-    meta = run.meta
-    if not prefix and meta.portal_dataset_id is not None:
-        prefix = f"{meta.portal_dataset_id}_{meta.portal_run_name or ''}_"
     return check_name(f"{prefix}{name}", "a run called")
 
 
@@ -195,6 +201,9 @@ def _file_of(source: Any) -> str:
     """The file or folder that holds it, on this machine."""
     from fsspec.implementations.local import LocalFileSystem
 
+    pending = getattr(source.layer, "pending", None)
+    if pending is not None and pending.exists(source.ref):  # the file is gone when it is passed on
+        raise LayerError("it waits in the cache to be passed on; call flush() of the project first")
     try:
         local, path = isinstance(source.fs, LocalFileSystem), os.path.abspath(str(source.path))
     except AttributeError:  # not made of files
