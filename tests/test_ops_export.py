@@ -572,6 +572,13 @@ def test_levels_that_are_not_halves(run: CopickRun, tmp_path: Path) -> None:
         assert file.voxel_size.tolist() == (30.0, 30.0, 30.0)
 
 
+def test_what_is_no_volume(run: CopickRun, tmp_path: Path) -> None:
+    tomogram = run.voxel_spacings[0].new_tomogram("odd")
+    zarr.open_group(tomogram.zarr(), mode="a").create_array("0", shape=(1, 2, 3, 4), dtype="f4")
+    with pytest.raises(FormatError, match=r"array of shape \(1, 2, 3, 4\) is no volume"):
+        export_tomogram(tomogram, tmp_path / "a.mrc", "mrc")
+
+
 # Segmentations
 
 
@@ -804,7 +811,7 @@ def test_export_goes_on_and_says_what_failed(root: CopickRoot, run: CopickRun, t
     errors = export(root, tmp_path / "star", picks_uri="ribosome:them/1", output_format="star")
     assert len(errors) == 1
     assert tree(tmp_path / "star") == ["TS_1_ribosome_them_1.star", "TS_2_ribosome_them_1.star"]
-    numbers = {"TS_1": 4, "TS_2": 5}
+    numbers = {"TS_1": 0, "TS_2": 5}
     arguments: dict[str, Any] = {
         "picks_uri": "ribosome:them/1",
         "output_format": "dynamo",
@@ -812,7 +819,9 @@ def test_export_goes_on_and_says_what_failed(root: CopickRoot, run: CopickRun, t
     }
     (error,) = export(root, tmp_path / "tbl", **arguments, run_to_index=numbers)
     assert "run 'bare' has no number in run_to_index" in error
-    assert read_poses(tmp_path / "tbl/TS_2_ribosome_them_1.tbl", voxel_spacing=10.0).tomograms == (5,) * 4
+    for name, number in numbers.items():
+        path = tmp_path / f"tbl/{name}_ribosome_them_1.tbl"
+        assert read_poses(path, voxel_spacing=10.0).tomograms == (number,) * 4
     with pytest.raises(UnknownNameError, match="no run 'nope'"):
         export(root, tmp_path / "x", ["nope"], picks_uri="*", output_format="csv")
     with pytest.raises(ValueError, match="pass voxel_spacing"):

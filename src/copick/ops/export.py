@@ -9,6 +9,9 @@
 
 `copick.ops.add` reads them. A file appears when it is whole; what is there is replaced, but for EM files and OME-Zarr folders:
 these are an error. `log` says at level INFO what was written. Lengths are in ångström.
+
+The functions have the parameters that they have in copick 1.x, which take most of this file; the work is done in `exports`,
+`particles`, `pose_writers` and `volume_writers` beside it.
 """
 
 from __future__ import annotations

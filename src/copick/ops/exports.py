@@ -97,7 +97,8 @@ def write_segmentation(
     if kind == "zarr" and all_levels:
         write_zarr(path, segmentation, None, labels=True)
         return
-    chosen = level_of(segmentation, level, segmentation.voxel_size, at)
+    rank = 4 if segmentation.is_panoptic else 3
+    chosen = level_of(segmentation, level, segmentation.voxel_size, at, rank=rank)
     if kind == "zarr":
         write_zarr(path, segmentation, chosen, labels=True)
     elif kind == "tiff":
@@ -282,11 +283,13 @@ def _picks_files(picks: CopickPicks, wanted: Wanted) -> Outputs:
     name = f"{run}_{picks.pickable_object_name}_{picks.user_id}_{picks.session_id}.{PICKS[kind]}"
 
     def write(path: str) -> None:
-        number = (wanted.run_to_index or {run: 1}).get(run)
-        if kind in ("em", "dynamo") and number is None:
-            raise FormatError(f"run {run!r} has no number in run_to_index")
-        tomogram = number if kind in ("em", "dynamo") else run
-        write_picks(picks, path, kind, wanted.voxel_spacing, tomogram or run, wanted.relion)
+        tomogram: str | int = run
+        if kind in ("em", "dynamo"):
+            numbers = {run: 1} if wanted.run_to_index is None else wanted.run_to_index
+            if run not in numbers:
+                raise FormatError(f"run {run!r} has no number in run_to_index")
+            tomogram = numbers[run]
+        write_picks(picks, path, kind, wanted.voxel_spacing, tomogram, wanted.relion)
 
     yield (name,), write
 

@@ -63,24 +63,27 @@ class Level(NamedTuple):
                 progress.step()
 
 
-def level_of(volume: StoredArray, number: int, voxel_size: float, channel: int | None = None) -> Level:
+def level_of(
+    volume: StoredArray, number: int, voxel_size: float, channel: int | None = None, *, rank: int = 3
+) -> Level:
     """One level of a volume.
 
     Args:
         number: 0 = the finest.
         voxel_size: Of the finest level, in ångström. Those of others follow from the metadata, or each is twice the last.
         channel: Of a panoptic segmentation.
+        rank: How many axes its arrays have: 4 = channels first.
 
     Raises:
         NotFoundError: There is no such level.
-        FormatError: It has no voxels.
+        FormatError: It has other axes, or no voxels.
     """
     paths = volume.levels()
     if not 0 <= number < len(paths):
         has = f"has the levels 0 to {len(paths) - 1}" if paths else "is empty"
         raise NotFoundError(f"{volume.ref} has no level {number}; it {has}")
     array = volume.array(paths[number])
-    if array.ndim not in (3, 4) or 0 in array.shape:
+    if array.ndim != rank or 0 in array.shape:
         raise FormatError(f"{volume.ref}: an array of shape {array.shape} is no volume to write")
     return Level(array, voxel_size * _coarseness(volume, number), f"{volume.ref}, level {number}", channel)
 
