@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,10 +30,11 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> CopickRoot:
-    """TS_1 has one of everything, and picks are in the overlay, too; TS_2 has picks."""
-    archive = alone(tmp_path / "archive")
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be changed. TS_1 has one of everything, TS_2 has picks."""
+    folder = tmp_path_factory.mktemp("deposit") / "archive"
+    archive = alone(folder)
     run = archive.new_run("TS_1")
     tomogram = run.new_voxel_spacing(10).new_tomogram("wbp")
     tomogram.from_numpy(VOLUME)
@@ -43,6 +45,13 @@ def root(tmp_path: Path) -> CopickRoot:
     run.new_mesh("membrane", "1").mesh = trimesh.creation.box()
     run.meshes[0].store()
     archive.new_run("TS_2").new_picks("ribosome", "1", "tool").from_numpy([[1, 2, 3]])
+    return folder
+
+
+@pytest.fixture
+def root(original: Path, tmp_path: Path) -> CopickRoot:
+    """A copy of it, and picks of TS_1 in the layer above it, too."""
+    shutil.copytree(original, tmp_path / "archive")
     root = opened(tmp_path)
     root.get_run("TS_1").new_picks("ribosome", "1", "tool", exist_ok=True).from_numpy([[4, 5, 6]])  # type: ignore[union-attr]
     return root
