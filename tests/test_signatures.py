@@ -186,6 +186,34 @@ FUNCTIONS = {
     "from_string": "data",
     "new_config": "config, overlay_root, proj_name='copick project', proj_description='', pickable_objects=None",
 }
+STAR = "filaments_uri=None, tomo_type=None, coordinates='auto'"
+POSES = "filament_angles='frame', half_sets=None"
+SELECTED = "picks_uri=None, segmentation_uri=None, tomogram_uri=None, output_format=None, voxel_spacing=None, level=0, "
+SELECTED += "compression=None, include_optics=True, run_to_index=None"
+OPTIONS = "log=False, tilt_series_pixel_size=None, tomograms_star=None, filament_columns='auto'"
+MORE = f"channel=None, polarity_from_filaments=True, {STAR}, {POSES}"
+LINKS = (
+    "run_name_prefix='', run_name_regex=None, picks_uris=None, meshes_uris=None, segmentations_uris=None, "
+)
+LINKS += "tomograms_uris=None, features_uris=None"
+OPERATIONS = {
+    "export.export_picks": "picks, output_path, output_format, voxel_spacing=None, include_optics=True, run_name=None, "
+    f"tomogram_index=1, {OPTIONS}, polarity_from_filaments=True, {STAR}, {POSES}",
+    "export.export_relion_particles": "root, picks_uri, output_path, *, voxel_spacing=None, run_names=None, "
+    "layout='particles', tomo_type=None, tomogram_centers=None, tilt_series_pixel_size=None, tomograms_star=None, "
+    "coordinates='auto', include_optics=True, filament_columns='auto', polarity_from_filaments=True, filaments_uri=None, "
+    f"allow_empty=False, {POSES}",
+    "export.export_picks_combined": "config, output_file, picks_uri, output_format, voxel_spacing=None, run_names=None, "
+    f"run_to_index=None, include_optics=True, {OPTIONS}, polarity_from_filaments=True, {STAR}, star_layout='particles', {POSES}",
+    "export.export_tomogram": "tomogram, output_path, output_format, level=0, compression=None, copy_all_levels=True, log=False",
+    "export.export_segmentation": "segmentation, output_path, output_format, level=0, compression=None, "
+    "copy_all_levels=True, log=False, channel=None",
+    "export.export_run": f"run, output_dir, {SELECTED}, {OPTIONS}, {MORE}",
+    "export.export": f"config, output_dir, run_names=None, {SELECTED}, n_workers=8, {OPTIONS}, {MORE}",
+    "deposit.deposit_run": f"run, target_dir, {LINKS}",
+    "deposit.deposit": f"config, target_dir, run_names=None, {LINKS}, n_workers=8",
+}
+"""Of `copick.ops`."""
 
 OWN: dict[str, list[tuple[str, Any]]] = {
     "CopickRoot.__init__": [("layer", None)],
@@ -231,6 +259,12 @@ def test_methods(cls: str, method: str) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions(name: str) -> None:
     compare(getattr(copick, name), FUNCTIONS[name], False)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations(name: str) -> None:
+    module, function = name.split(".")
+    compare(getattr(getattr(copick.ops, module), function), OPERATIONS[name], False)
 
 
 @pytest.mark.parametrize("cls", PROPERTIES)

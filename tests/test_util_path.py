@@ -109,7 +109,7 @@ def test_missing_libraries(file_format: str, library: str) -> None:
         "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"this file is read with {library}: pip install 'copick[formats]'"
+    assert done.stdout.strip() == f"this file needs {library}: pip install 'copick[formats]'"
 
 
 # Runs

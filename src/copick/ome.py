@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from copick.errors import FormatError
+from copick.util import stopping
 from copick.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -301,6 +302,7 @@ def write_levels(
         for size, data in levels:
             array = new_array(store, str(len(sizes)), data.shape, data.dtype, shape, zarr_format, whole)
             for slab in _slabs(data.shape, whole or shape):
+                stopping.check()
                 array[slab] = data[slab]
                 progress.step()
             sizes.append(size)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 INCUMBENT = os.environ.get("COPICK_INCUMBENT_PYTHON")
-SCRIPT = Path(__file__).with_name("read_portal.py")
+HERE = Path(__file__).parent
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,7 +45,7 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-def seen(python: str, config: Path, url: str, s3: S3Server) -> Any:
+def seen(python: str, config: Path, url: str, s3: S3Server, script: str) -> Any:
     out = config.with_name("seen.json")
     environment = {
         **os.environ,
@@ -53,11 +53,15 @@ def seen(python: str, config: Path, url: str, s3: S3Server) -> Any:
         "NO_PROXY": "127.0.0.1,localhost",
         "XDG_CACHE_HOME": str(config.with_name("user")),
     }
-    subprocess.run([python, SCRIPT, config, out, url], check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [python, HERE / script, config, out, url], check=True, env=environment, stdout=subprocess.DEVNULL
+    )
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def read_by_both(server: PortalServer, s3: S3Server, folder: Path) -> tuple[Any, Any]:
+def read_by_both(
+    server: PortalServer, s3: S3Server, folder: Path, script: str = "read_portal.py"
+) -> tuple[Any, Any]:
     fields = {
         "config_type": "cryoet_data_portal",
         "dataset_ids": [10440, 10441],
@@ -75,7 +79,7 @@ def read_by_both(server: PortalServer, s3: S3Server, folder: Path) -> tuple[Any,
         config = folder / name / "config.json"
         config.parent.mkdir()
         config.write_text(json.dumps({**fields, "overlay_root": f"local://{folder / name / 'overlay'}"}))
-        found.append(seen(python, config, server.url, s3))
+        found.append(seen(python, config, server.url, s3, script))
     return found[0], found[1]
 
 
@@ -102,3 +106,14 @@ def test_both_see_the_same(s3: S3Server, tmp_path: Path, seed: int | None) -> No
             assert other[0] == f"{one[0]}-{path.rpartition('/')[2]}"
             assert other[1:] == one[1:]
     assert len(ours["runs"]) >= 2
+
+
+def test_both_link_the_same(s3: S3Server, tmp_path: Path) -> None:
+    with PortalServer() as server:
+        portal = fixture.Portal(server)
+        fixture.small(portal)
+        s3.put(fixture.BUCKET, portal.files)
+        s3.publish(fixture.BUCKET)
+        theirs, ours = read_by_both(server, s3, tmp_path, "deposit_portal.py")
+    assert theirs == ours
+    assert len(ours["links"]) >= 10

@@ -39,7 +39,12 @@ def _warned(message: Warning | str, *_: Any, **__: Any) -> None:
     click.secho(f"copick: {message}", fg="yellow", err=True)
 
 
-_ALSO = {"exist_ok": ("overwrite",), "voxel_spacing": ("voxel_size",), "file_type": ("volume_format",)}
+_ALSO = {
+    "exist_ok": ("overwrite",),
+    "voxel_spacing": ("voxel_size",),
+    "file_type": ("volume_format",),
+    "run_to_index": ("index_map",),
+}
 """What parameters of functions are called where a command has them under another name."""
 _PARAMETER = re.compile(r"\b([a-z]+(?:_[a-z]+)+)(=True(?: to get it)?|=(?=[,. ]))?")
 

@@ -12,6 +12,8 @@ from copick.cli.add import add
 from copick.cli.cache import cache_group
 from copick.cli.config import config_group
 from copick.cli.demo import demo
+from copick.cli.deposit import deposit
+from copick.cli.export import export
 from copick.cli.ext import load_plugin_commands, plugin_entries
 from copick.cli.grouped_cli import GroupedCommandGroup
 from copick.cli.index import find, index, search
@@ -75,6 +77,8 @@ def add_core_commands(cmd: G) -> G:
         config_group,
         cp,
         demo,
+        deposit,
+        export,
         find,
         index,
         info,

@@ -158,19 +158,19 @@ def picks_to_relion(
         RelionPixelSizeError, RelionTomogramCenterError: The positions cannot be stated (both are ValueErrors).
         ValueError: An argument cannot be so, or a point of a filament has no instance id.
     """
-    _one_of("coordinates", coordinates, ("auto", "centered"))
-    _one_of("filament_angles", filament_angles, ("frame", "pose"))
-    _one_of("half_sets", half_sets, (None, "filament"))
+    one_of("coordinates", coordinates, ("auto", "centered"))
+    one_of("filament_angles", filament_angles, ("frame", "pose"))
+    one_of("half_sets", half_sets, (None, "filament"))
     if filament not in ("auto",) and not isinstance(filament, bool):
         raise ValueError(f'filament must be True, False or "auto", not {filament!r}')
-    helical = _is_filament(picks) if filament == "auto" else filament
+    helical = is_filament(picks) if filament == "auto" else filament
     if half_sets and not helical:
         raise ValueError(
             f"{picks.ref}: half sets are made of whole filaments, which these points are not; "
             "pass filament=True or leave half_sets out"
         )
-    pixel_size = _length("tilt_series_pixel_size", tilt_series_pixel_size)
-    voxel_size = _length("voxel_spacing", voxel_spacing)
+    pixel_size = length("tilt_series_pixel_size", tilt_series_pixel_size)
+    voxel_size = length("voxel_spacing", voxel_spacing)
     centre = _centre(picks.run, tomogram_center, voxel_size, tomo_type)
 
     where = picks.full_positions()
@@ -192,11 +192,12 @@ def picks_to_relion(
     if centred is not None:
         columns |= zip(CENTRED, centred.T, strict=True)
     if half_sets:
-        columns[HALF] = _halves(columns[TUBE])
+        columns[HALF] = halves(columns[TUBE])
     return _pandas().DataFrame(columns)
 
 
-def _is_filament(picks: CopickPicks) -> bool:
+def is_filament(picks: CopickPicks) -> bool:
+    """Whether they are of an object that is declared a filament."""
     found = picks.run.root.get_object(picks.pickable_object_name)
     return found is not None and found.is_filament
 
@@ -247,7 +248,7 @@ def _members(ids: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.intp]]:
         yield np.flatnonzero(ids == each)
 
 
-def _halves(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def halves(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """1 or 2 for each row: the longest filament first, each to the half that has less so far."""
     halves = np.zeros(len(ids), dtype=np.int64)
     sizes = [0, 0]
@@ -287,18 +288,18 @@ def picks_from_relion(
         RelionPixelSizeError, RelionTomogramCenterError: The positions cannot be known (both are ValueErrors).
         ValueError: Columns are missing, or what is in them cannot be so. Nothing is changed then.
     """
-    _one_of("relion_version", relion_version, (None, "relion4", "relion5"))
+    one_of("relion_version", relion_version, (None, "relion4", "relion5"))
     centred = relion_version != "relion4" and _has(df, CENTRED)
     pixels = relion_version != "relion5" and _has(df, PIXELS)
     if not centred and not pixels:
         wanted = {"relion4": [PIXELS], "relion5": [CENTRED], None: [CENTRED, PIXELS]}[relion_version]
         raise FormatError(f"a RELION table needs the columns {' or '.join(map(', '.join, wanted))}")
-    voxel_size = _length("voxel_spacing", voxel_spacing)
+    voxel_size = length("voxel_spacing", voxel_spacing)
     centre = _centre(picks.run, tomogram_center, voxel_size, tomo_type) if centred else None
     if centre is not None:
         where = _numbers(df, CENTRED) + centre
     elif pixels:
-        size = _pixel_sizes(df, optics, _length("tilt_series_pixel_size", tilt_series_pixel_size))
+        size = _pixel_sizes(df, optics, length("tilt_series_pixel_size", tilt_series_pixel_size))
         where = _numbers(df, PIXELS) * (_voxels(picks, voxel_size, "read") if size is None else size)
     else:
         raise RelionTomogramCenterError(f"{picks.ref}: {_NO_CENTRE}")
@@ -433,19 +434,20 @@ def _inverse(rotations: Floats) -> Floats:
     return rotations.transpose(0, 2, 1)
 
 
-def _one_of(name: str, value: object, known: tuple[object, ...]) -> None:
+def one_of(name: str, value: object, known: tuple[object, ...]) -> None:
+    """Raises ValueError for a value that is none of these."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; not {value!r}")
 
 
-def _length(name: str, value: float | None) -> float | None:
+def length(name: str, value: float | None) -> float | None:
     """A length in ångström. Raises ValueError."""
     if value is None:
         return None
-    length = float(value)
-    if not (math.isfinite(length) and length > 0):
+    size = float(value)
+    if not (math.isfinite(size) and size > 0):
         raise ValueError(f"{name} must be a length in ångström, more than 0; not {value!r}")
-    return length
+    return size
 
 
 def _has(df: pd.DataFrame, columns: list[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Operations on whole projects: open, add, get, move, copy, count, and one function over many runs.
+"""Operations on whole projects: open, add, deposit, export, get, move, copy, count, and one function over many runs.
 
 One module per kind of operation (`copick.ops.add`, `copick.ops.run`, ...), imported when it is first used.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = ("add", "get", "manage", "open", "run", "stats", "sync")
+_MODULES = ("add", "deposit", "export", "get", "manage", "open", "run", "stats", "sync")
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +22,7 @@ from copick.errors import FormatError
 from copick.util.path_util import get_data_from_file, library
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -242,8 +242,11 @@ class RelionTomogram:
     """Of the tilt series, in ångström."""
     center: tuple[float, float, float] | None
     """In ångström, x, y, z."""
+    optics: Mapping[str, float] = field(default_factory=dict)
+    """What else RELION's table of optics groups says (of `OPTICS`), as far as it is stated."""
 
 
+OPTICS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 _NAME, _PIXEL_SIZE = "rlnTomoName", "rlnTomoTiltSeriesPixelSize"
 _POSITIONS = {"rlnCoordinateX", "rlnCenteredCoordinateXAngst"}
 
@@ -267,7 +270,8 @@ def read_relion_tomograms(path: str | os.PathLike[str]) -> dict[str, RelionTomog
                 pixel = float(row[_PIXEL_SIZE])
                 x, y, z = (float(row.get(name, np.nan)) * pixel / 2 for name in sizes)
                 known = np.isfinite([x, y, z]).all()
-                found[str(row[_NAME])] = RelionTomogram(pixel, (x, y, z) if known else None)
+                optics = {name: float(row[name]) for name in OPTICS if name in table.columns}
+                found[str(row[_NAME])] = RelionTomogram(pixel, (x, y, z) if known else None, optics)
             return found
     raise FormatError(f"{path}: no table in it has {_NAME} and {_PIXEL_SIZE}")
 

@@ -30,6 +30,12 @@ def zyz_angles(rotations: npt.ArrayLike) -> Floats:
     return angles
 
 
+def zxz_angles(rotations: npt.ArrayLike) -> Floats:
+    """(N, 3, 3) rotations → (N, 3) angles a, b, c in degrees of Rz(a) @ Rx(b) @ Rz(c). Ranges and poles as of `zyz_angles`."""
+    quarter = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # Rz(90°) takes x to y
+    return zyz_angles(quarter @ np.asarray(rotations, dtype=np.float64).reshape(-1, 3, 3) @ quarter.T)
+
+
 def zyz_rotations(angles: npt.ArrayLike) -> Floats:
     """(N, 3) angles → (N, 3, 3) rotations."""
     radians = np.radians(np.asarray(angles, dtype=np.float64).reshape(-1, 3))

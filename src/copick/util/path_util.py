@@ -61,12 +61,12 @@ def get_data_from_file(path: str, file_format: str) -> Volume:
     return reader(str(path))
 
 
-def library(name: str) -> Any:
-    """A module that reads files of other programs. Raises ImportError, which says how to install it."""
+def library(name: str, extra: str = "formats") -> Any:
+    """A module for files of other programs. Raises ImportError, which says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"this file is read with {name}: pip install 'copick[formats]'") from error
+        raise ImportError(f"this file needs {name}: pip install 'copick[{extra}]'") from error
 
 
 def _read_mrc(path: str) -> Volume:
