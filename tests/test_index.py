@@ -100,6 +100,14 @@ def test_nothing_is_opened(project: CopickRoot, tmp_path: Path) -> None:
     assert np.array_equal(tomogram_of(root).numpy(), VOLUME)
 
 
+def test_features_say_of_which_tomogram_they_are(project: CopickRoot) -> None:
+    tomogram_of(project).new_features("unet").from_numpy(VOLUME)
+    for root in (project, indexed_again(project)):
+        (features,) = tomogram_of(root).features
+        (found,) = root.find_objects("features")["features"]
+        assert [each.tomo_type for each in (features, features.meta, found, found.meta)] == ["wbp"] * 4
+
+
 def indexed_again(root: CopickRoot) -> CopickRoot:
     return type(root)(root.config)
 
