@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from copick.errors import LayerError
+from copick.index import stack as stack_module
+from copick.index.reader import Reader
 from copick.index.writer import Writer
-from copick.kinds import RUN, Ref
+from copick.kinds import PICKS, RUN, Ref
 from projects import alone, run_of
 from test_index import indexed, indexed_again, sessions, stack_of
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from copick.models import CopickRoot
+
+TS_1 = Ref(RUN, ("TS_1",))
 
 
 @pytest.fixture
@@ -38,6 +42,10 @@ def once(monkeypatch: pytest.MonkeyPatch, place: type, name: str, do: Callable[.
         return found
 
     monkeypatch.setattr(place, name, wrapped)
+
+
+def listed(root: CopickRoot) -> list[str]:
+    return [str(meta.session_id) for meta in stack_of(root).list(TS_1, PICKS)]  # type: ignore[attr-defined]
 
 
 # Scans
@@ -129,3 +137,49 @@ def test_what_was_deleted_and_made_again_is_empty(
     assert [run.name for run in again.runs] == ["TS_1", "a"]
     for name, found in again.find_objects(run_name="a").items():
         assert [item.ref for item in found] == ([Ref(RUN, ("a",))] if name == "runs" else [])
+
+
+# Listings
+
+
+def test_a_listing_that_is_read_beside_a_write(project: CopickRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one thread read before another wrote does not count after the other has listed it anew."""
+    stack = stack_of(project)
+    picks = PICKS.ref(PICKS.meta_of(("ribosome", "me", "5")), TS_1)
+
+    def write(*_: Any) -> None:
+        stack.save(picks, b'{"pickable_object_name": "ribosome", "user_id": "me", "session_id": "5"}')
+        assert sorted(listed(project)) == ["0", "5"]
+
+    once(monkeypatch, Reader, "ahead", write)
+    assert listed(project) == ["0"]
+    assert sorted(listed(project)) == ["0", "5"]
+
+
+def test_a_connection_that_was_opened_anew(project: CopickRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has seen no changes, as the one before; what that was used to read does not count all the same."""
+    monkeypatch.setattr(stack_module, "FRESH_S", 0.0)
+    other = indexed_again(project)
+    held = ["0"]
+    for session in "12345":
+        assert sorted(listed(project)) == held
+        stack_of(project).database.close()
+        run_of(other).new_picks("ribosome", session)
+        held.append(session)
+        assert sorted(listed(project)) == held
+
+
+def test_what_is_refreshed_while_it_is_looked_at(
+    project: CopickRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update in the background takes its time; what was refreshed again meanwhile may have changed after it was looked at."""
+    project.refresh()
+
+    def late(*_: Any, **__: Any) -> None:
+        run_of(alone(tmp_path / "archive")).new_picks("ribosome", "9")
+        project.refresh()
+
+    once(monkeypatch, Writer, "update", late)
+    stack_of(project).update()
+    assert sorted(picks.session_id for picks in run_of(project).picks) == ["0", "9"]
+    assert sessions(project) == ["0", "9"]

@@ -211,7 +211,7 @@ class Reader:
                 return self._listing(refs, self._told(len(keys), holders, ahead))
             held = ahead.members.get(holders)
             return (zip(refs, repeat(None)), dict.fromkeys(keys, held)) if held else ((), {})
-        except FAILURES as error:
+        except (*FAILURES, StopIteration) as error:
             raise self.database.failed(error) from error
 
     @staticmethod
