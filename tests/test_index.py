@@ -547,6 +547,15 @@ def test_where_points_are(project: CopickRoot) -> None:
             root.find_points([0, 0, 0], nx=3)
 
 
+def test_the_surface_of_a_ball_belongs_to_it(project: CopickRoot) -> None:
+    """However the bounds of the box around it are rounded."""
+    run_of(project).new_picks("ribosome", "1").from_numpy([[7.537869, 0, 0]])
+    ((_, _, where),) = project.find_points(session_id="1", low=[0, 0, 0])
+    for x in np.linspace(-20, 0, 99):
+        near, radius = [x, 0, 0], float(where[0, 0]) - x
+        assert len(project.find_points(near=near, radius=radius, session_id="1")) == 1
+
+
 def test_points_that_are_nowhere_hide_no_others(project: CopickRoot, tmp_path: Path) -> None:
     run = run_of(alone(tmp_path / "archive"))
     for session, wheres in (("nan", [[-7, 1, 1], [50, 50, 50]]), ("none", [[-7, -7, -7]])):
