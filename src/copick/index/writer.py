@@ -196,7 +196,8 @@ class Writer:
         row = db.execute(asked, (layer.name, layer.content)).fetchone()
         if row is None:
             raise LayerError(
-                f"another project calls another place {layer.name!r} in the same index; state another db_path in one of them"
+                f"layer {layer.name!r} went from the index meanwhile: another project calls another place so (state another "
+                "db_path in one of them), or the index was made again"
             )
         return int(row[0])
 
@@ -205,7 +206,7 @@ class Writer:
     ) -> None:
         source = layer.source
         source.refresh()
-        known = self._known(layer)  # first: who deletes a run that is listed has then changed it
+        before = self._known(layer)  # first: who then deletes a run that is in the list has changed it
         stamps = source.stamps(None, RUN) or {}
         metas = {RUN.ref(meta, None): meta for meta in source.list(None, RUN)}
         refs: list[Ref | None] = [ref for ref in metas if run is None or ref.values[0] == run]
@@ -213,11 +214,7 @@ class Writer:
             refs.append(None)  # the objects
         self._drop_runs(layer, metas, run)
         batches = (refs[at : at + BATCH] for at in range(0, len(refs), BATCH))
-
-        def look(ref: Ref | None) -> Look:
-            stamp = stamps.get(file_name(ref)) if ref else ""
-            meta, before = metas[ref] if ref else None, known.get(name_of(ref), Known(None, 0))
-            return self._look(layer, ref, before, stamp, full, meta, failures)
+        nothing = Known(None, 0)
 
         with (
             Progress(f"indexing {layer.name}", len(refs)) as progress,
@@ -225,6 +222,18 @@ class Writer:
         ):
             for batch in batches:
                 began = time.monotonic()
+                known = self._known(layer, [name_of(ref) for ref in batch])
+
+                def look(ref: Ref | None, known: Mapping[str, Known] = known) -> Look:
+                    name = name_of(ref)
+                    now = known.get(name, nothing)
+                    if ref and now.changes != before.get(name, nothing).changes:
+                        source.refresh(ref)  # what it remembers may be older
+                        if not source.exists(ref):
+                            return Look(layer.name, name, None, {}, now.changes)
+                    stamp, meta = (stamps.get(file_name(ref)), metas[ref]) if ref else ("", None)
+                    return self._look(layer, ref, now, stamp, full, meta, failures)
+
                 looks = [*(pool.map(look, batch) if workers > 1 else map(look, batch))]
                 if any(each.found is not None for each in looks):
                     self._write(layer, looks)
