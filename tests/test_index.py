@@ -24,6 +24,7 @@ from copick.config import CopickConfigSQLiteDB, parse_config
 from copick.errors import ConfigError, FormatError, LayerError, NotFoundError, ReadOnlyError
 from copick.impl.sqlite_db import CopickRootSQLiteDB
 from copick.index import looks, writer
+from copick.index.reader import Reader
 from copick.index.stack import IndexedStack
 from projects import VOLUME, alone, opened, run_of, tomogram_of
 
@@ -98,6 +99,15 @@ def test_nothing_is_opened(project: CopickRoot, tmp_path: Path) -> None:
     (tmp_path / "archive").rmdir()
     (tmp_path / "away").rename(tmp_path / "archive")
     assert np.array_equal(tomogram_of(root).numpy(), VOLUME)
+
+
+def test_a_run_is_asked_for_alone(project: CopickRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wants one of thousands by its name does not list them all, each time."""
+    listed: list[Any] = []
+    monkeypatch.setattr(Reader, "top", lambda self, kind: listed.append(kind))
+    assert run_of(project).picks[0].sources == ["archive"]
+    assert project.get_run("TS_2") is None
+    assert listed == []
 
 
 def test_features_say_of_which_tomogram_they_are(project: CopickRoot) -> None:

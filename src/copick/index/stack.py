@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from copick.config import CopickConfigSQLiteDB
     from copick.kinds import Kind
     from copick.layers.layer import Entry, Layer
+    from copick.layers.stack import Holding
     from copick.meta import Meta
 
 logger = logging.getLogger("copick.index")
@@ -123,11 +124,15 @@ class IndexedStack(LayerStack):
         """That these layers hold `ref`, as the index says: nobody asks them again."""
         self._known(ref)[ref.values] = self.reader.members(names)
 
-    def _listed(self, parent: Ref | None, kind: Kind) -> Listing:
+    def _now(self) -> _Memory:
+        """What was read of the index as it is now."""
         if time.monotonic() > self._memory.checked + FRESH_S:
             self.watch()
             self._look_for_changes()
-        memory = self._memory
+        return self._memory
+
+    def _listed(self, parent: Ref | None, kind: Kind) -> Listing:
+        memory = self._now()
         if parent is None:
             found = self.reader.top(kind)
             if kind is RUN:
@@ -161,11 +166,18 @@ class IndexedStack(LayerStack):
     def exists(self, ref: Ref) -> bool:
         if ref not in self._changing_now and not self._in_doubt(ref.parent, ref.kind):
             try:
-                if ref.values in self._listed(ref.parent, ref.kind)[1]:
+                if ref.values in self._siblings(ref):
                     return True
             except LayerError as error:
                 self.complain(error)
         return super().exists(ref)  # what the index does not know of may be there all the same
+
+    def _siblings(self, ref: Ref) -> Holding:
+        """Which layers hold `ref` and its siblings; of a run, of which there are many, it alone."""
+        if ref.kind is not RUN:
+            return self._listed(ref.parent, ref.kind)[1]
+        self._now()
+        return self.reader.alone(str(ref.values[0]))[1]
 
     # Doubts
 
