@@ -26,6 +26,7 @@ from copick.impl.sqlite_db import CopickRootSQLiteDB
 from copick.index import looks, writer
 from copick.index.reader import Reader
 from copick.index.stack import IndexedStack
+from copick.layers.filesystem import FilesystemLayer
 from projects import VOLUME, alone, opened, run_of, tomogram_of
 
 if TYPE_CHECKING:
@@ -178,6 +179,27 @@ def test_what_was_refreshed_is_asked_of_the_layers(project: CopickRoot, tmp_path
     run_of(other).delete_picks(session_id="9")
     run_of(project).refresh()
     assert sessions(project) == ["0"]
+
+
+def test_what_was_refreshed_is_looked_at_together(
+    project: CopickRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time the runs are listed, which are many."""
+    for name in "abc":
+        project.new_run(name)
+    for run in project.runs:
+        run.refresh()
+    asked: list[str] = []
+    real = FilesystemLayer.stamps
+
+    def stamps(self: FilesystemLayer, parent: Any, kind: Any) -> Any:
+        if parent is None:
+            asked.append(f"{self.name} {kind.name}")
+        return real(self, parent, kind)
+
+    monkeypatch.setattr(FilesystemLayer, "stamps", stamps)
+    assert sessions(project) == ["0"]
+    assert asked == ["work run", "archive run"]
 
 
 def test_a_write_believes_the_layers(project: CopickRoot, tmp_path: Path) -> None:

@@ -213,8 +213,7 @@ class IndexedStack(LayerStack):
         if None in doubts:
             self.update()
             return
-        for run in {run_of(doubt) for doubt in doubts if isinstance(doubt, Ref)}:
-            self.writer.update(run=run)
+        self.writer.update(runs={run_of(doubt) for doubt in doubts if isinstance(doubt, Ref)})
         self._believe(doubts)
 
     # Changes

@@ -43,7 +43,7 @@ from copick.util.progress import Progress
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from copick.index.schema import Database
     from copick.layers.layer import Layer
@@ -102,7 +102,7 @@ class Writer:
     def update(
         self,
         names: Iterable[str] | None = None,
-        run: str | None = None,
+        runs: Collection[str] | None = None,
         *,
         full: bool = False,
         workers: int = 8,
@@ -112,7 +112,7 @@ class Writer:
 
         Args:
             names: The layers to look at; None = all.
-            run: Only in this run; "" = only the objects.
+            runs: Only in these runs, "" = the objects; None = all.
             full: Read everything again.
             workers: How many runs to look at at a time.
             pace: Rest so many times as long as the work took, so that others get on.
@@ -128,7 +128,7 @@ class Writer:
         for layer in wanted:
             began, failures = time.time(), Failures()
             try:
-                self._scan(layer, run, full, workers, pace, failures)
+                self._scan(layer, runs, full, workers, pace, failures)
             except CopickError as error:
                 failed.append(f"layer {layer.name!r}: {error}")
                 self._note(layer, problem=str(error))
@@ -136,7 +136,7 @@ class Writer:
                 problem = str(failures) or None
                 if problem:
                     logger.warning("layer %r: %s", layer.name, problem)
-                if run is None:
+                if runs is None:
                     self._note(layer, scanned=began, took=time.time() - began, problem=problem)
         if failed:
             raise LayerError("; ".join(failed))
@@ -202,17 +202,23 @@ class Writer:
         return int(row[0])
 
     def _scan(
-        self, layer: Layer, run: str | None, full: bool, workers: int, pace: float, failures: Failures
+        self,
+        layer: Layer,
+        runs: Collection[str] | None,
+        full: bool,
+        workers: int,
+        pace: float,
+        failures: Failures,
     ) -> None:
         source = layer.source
         source.refresh()
         before = self._known(layer)  # first: who then deletes a run that is in the list has changed it
         stamps = source.stamps(None, RUN) or {}
         metas = {RUN.ref(meta, None): meta for meta in source.list(None, RUN)}
-        refs: list[Ref | None] = [ref for ref in metas if run is None or ref.values[0] == run]
-        if run in (None, ""):
+        refs: list[Ref | None] = [ref for ref in metas if runs is None or name_of(ref) in runs]
+        if runs is None or "" in runs:
             refs.append(None)  # the objects
-        self._drop_runs(layer, metas, run)
+        self._drop_runs(layer, metas, runs)
         batches = (refs[at : at + BATCH] for at in range(0, len(refs), BATCH))
         nothing = Known(None, 0)
 
@@ -348,20 +354,21 @@ class Writer:
             return Look(layer.name, run, None, {}, known.changes)
         return self._look(layer, ref, known, None, full=True)
 
-    def _drop_runs(self, layer: Layer, listed: Iterable[Ref], run: str | None) -> None:
+    def _drop_runs(self, layer: Layer, listed: Iterable[Ref], runs: Collection[str] | None) -> None:
         """Runs that a layer no longer has. Raises LayerError if it has none because the place is gone."""
         names = {str(ref.values[0]) for ref in listed}
-        gone = [name for name in self._known(layer) if name and name not in names and run in (None, name)]
+        known = [name for name in self._known(layer) if name and (runs is None or name in runs)]
+        gone = [name for name in known if name not in names]
         if gone and (problem := layer.source.nowhere()):
             raise LayerError(
                 f"{layer.location.strip()}: {problem}; what it held is kept until it is there again"
             )
         for name in gone:
-            known = self._known(layer, [name])
+            before = self._known(layer, [name])
             if layer.source.exists(Ref(RUN, (name,))):
                 continue
             with self._writing() as db:
-                if self._known(layer, [name]) == known:  # nor was it made meanwhile
+                if self._known(layer, [name]) == before:  # nor was it made meanwhile
                     self._apply(db, layer, Look(layer.name, name, None, {}, 0))
                     db.execute("DELETE FROM runs WHERE run = ? AND layer = ?", (name, self._id(db, layer)))
 
