@@ -24,7 +24,9 @@ from copick.config import CopickConfigSQLiteDB, parse_config
 from copick.errors import ConfigError, FormatError, LayerError, NotFoundError, ReadOnlyError
 from copick.impl.sqlite_db import CopickRootSQLiteDB
 from copick.index import looks, writer
+from copick.index.reader import Reader
 from copick.index.stack import IndexedStack
+from copick.layers.filesystem import FilesystemLayer
 from projects import VOLUME, alone, opened, run_of, tomogram_of
 
 if TYPE_CHECKING:
@@ -100,6 +102,23 @@ def test_nothing_is_opened(project: CopickRoot, tmp_path: Path) -> None:
     assert np.array_equal(tomogram_of(root).numpy(), VOLUME)
 
 
+def test_a_run_is_asked_for_alone(project: CopickRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wants one of thousands by its name does not list them all, each time."""
+    listed: list[Any] = []
+    monkeypatch.setattr(Reader, "top", lambda self, kind: listed.append(kind))
+    assert run_of(project).picks[0].sources == ["archive"]
+    assert project.get_run("TS_2") is None
+    assert listed == []
+
+
+def test_features_say_of_which_tomogram_they_are(project: CopickRoot) -> None:
+    tomogram_of(project).new_features("unet").from_numpy(VOLUME)
+    for root in (project, indexed_again(project)):
+        (features,) = tomogram_of(root).features
+        (found,) = root.find_objects("features")["features"]
+        assert [each.tomo_type for each in (features, features.meta, found, found.meta)] == ["wbp"] * 4
+
+
 def indexed_again(root: CopickRoot) -> CopickRoot:
     return type(root)(root.config)
 
@@ -160,6 +179,27 @@ def test_what_was_refreshed_is_asked_of_the_layers(project: CopickRoot, tmp_path
     run_of(other).delete_picks(session_id="9")
     run_of(project).refresh()
     assert sessions(project) == ["0"]
+
+
+def test_what_was_refreshed_is_looked_at_together(
+    project: CopickRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time the runs are listed, which are many."""
+    for name in "abc":
+        project.new_run(name)
+    for run in project.runs:
+        run.refresh()
+    asked: list[str] = []
+    real = FilesystemLayer.stamps
+
+    def stamps(self: FilesystemLayer, parent: Any, kind: Any) -> Any:
+        if parent is None:
+            asked.append(f"{self.name} {kind.name}")
+        return real(self, parent, kind)
+
+    monkeypatch.setattr(FilesystemLayer, "stamps", stamps)
+    assert sessions(project) == ["0"]
+    assert asked == ["work run", "archive run"]
 
 
 def test_a_write_believes_the_layers(project: CopickRoot, tmp_path: Path) -> None:
@@ -537,6 +577,15 @@ def test_where_points_are(project: CopickRoot) -> None:
                 root.find_points(**wrong)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="picks have no field 'nx'"):
             root.find_points([0, 0, 0], nx=3)
+
+
+def test_the_surface_of_a_ball_belongs_to_it(project: CopickRoot) -> None:
+    """However the bounds of the box around it are rounded."""
+    run_of(project).new_picks("ribosome", "1").from_numpy([[7.537869, 0, 0]])
+    ((_, _, where),) = project.find_points(session_id="1", low=[0, 0, 0])
+    for x in np.linspace(-20, 0, 99):
+        near, radius = [x, 0, 0], float(where[0, 0]) - x
+        assert len(project.find_points(near=near, radius=radius, session_id="1")) == 1
 
 
 def test_points_that_are_nowhere_hide_no_others(project: CopickRoot, tmp_path: Path) -> None:

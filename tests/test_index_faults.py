@@ -104,6 +104,15 @@ def test_a_damaged_database(
     assert again.layer_status()["archive"]["indexed"]
 
 
+@pytest.mark.parametrize("told", ["[]", "1", '{"picks":[]}', '{"picks":1}', '{"picks":[[[1,[5],null]],"a"]}'])
+def test_a_listing_that_is_none(project: CopickRoot, caplog: pytest.LogCaptureFixture, told: str) -> None:
+    with stack_of(project).database.writing() as db:
+        db.execute("UPDATE listings SET told = ?", (told,))
+    root = indexed_again(project)
+    assert [p.user_id for p in run_of(root).picks] == ["tool"]
+    assert len(lines(caplog)) == 1
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"SQLite for", b"notes of mine\n" * 99, b"SQLite format 3\0" + bytes(500)]
 )

@@ -9,7 +9,7 @@ from copick.index.things import Held, describe
 from copick.kinds import CHILDREN, Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Collection, Mapping
 
     from copick.layers.layer import Layer
     from copick.meta import Meta
@@ -50,8 +50,12 @@ class Failures:
             raise LayerError(f"{self}; they took {self._spent:.0f} s, and no more are tried")
 
 
-def look_at(source: Layer, ref: Ref, held: Container[Ref]) -> tuple[dict[Ref, Found], set[Ref]]:
-    """What a layer has now of `ref`, the folders it lies in, and what lies beside it; and what of these it does not have."""
+def look_at(source: Layer, ref: Ref, held: Collection[Ref]) -> tuple[dict[Ref, Found], set[Ref]]:
+    """What a layer has now of `ref`, the folders it lies in, and what lies beside it; and what of these it does not have.
+
+    Args:
+        held: What it is known to have. What lies below `ref` may be gone although that is there: somebody made it again.
+    """
     there = source.exists(ref)
     found = {ref: find(source, ref, None, {})} if there else {}
     gone = set() if there else {ref}
@@ -60,6 +64,10 @@ def look_at(source: Layer, ref: Ref, held: Container[Ref]) -> tuple[dict[Ref, Fo
             gone.add(folder)
         elif folder not in held:
             found[folder] = find(source, folder, None, {})
+    below = [each for each in held if each != ref and each.within(ref)] if there else []
+    places = {(each.parent, each.kind) for each in below if not each.kind.beside}
+    listed = {kind.ref(meta, parent) for parent, kind in places for meta in source.list(parent, kind)}
+    gone.update(each for each in below if not each.kind.beside and each not in listed)
     for kind in CHILDREN.get(ref.kind, ()):
         if kind.beside:
             for meta in source.list(ref, kind):

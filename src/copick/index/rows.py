@@ -82,12 +82,11 @@ def all_ids(db: sqlite3.Connection, run: str) -> dict[Ref, int]:
     return {ref: row[0] for row, ref in zip(rows, _refs(rows, known), strict=True)}
 
 
-def held_rows(db: sqlite3.Connection, layer: str, run: str) -> list[tuple[Ref, int, str | None]]:
+def held_rows(db: sqlite3.Connection, layer: int, run: str) -> list[tuple[Ref, int, str | None]]:
     """(address, id, stamp) of what a layer holds of a run."""
     held = dict(
         db.execute(
-            "SELECT entity, stamp FROM holdings JOIN entities ON entities.id = entity "
-            "WHERE run = ? AND layer = (SELECT id FROM layers WHERE name = ?)",
+            "SELECT entity, stamp FROM holdings JOIN entities ON entities.id = entity WHERE run = ? AND layer = ?",
             (run, layer),
         )
     )

@@ -70,7 +70,7 @@ CREATE TABLE points (entity INTEGER NOT NULL, layer INTEGER NOT NULL, x0 REAL, y
 -- All of a run as it is listed: see `listings.py`.
 CREATE TABLE listings (run TEXT PRIMARY KEY, told TEXT NOT NULL);
 
--- The digest of all stamps of a run in a layer (NULL: look again), and how often this program's like changed something in it.
+-- The digest of all stamps of a run in a layer (NULL: look again), and how often what is said of it was made anew.
 CREATE TABLE runs (run TEXT NOT NULL, layer INTEGER NOT NULL, digest TEXT, changes INTEGER NOT NULL DEFAULT 0,
                    PRIMARY KEY (run, layer)) WITHOUT ROWID;
 
@@ -82,7 +82,7 @@ CREATE TABLE vocabulary (word TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE lease (id INTEGER PRIMARY KEY CHECK (id = 1), holder TEXT NOT NULL, until REAL NOT NULL);
 """
 
-FAILURES = (sqlite3.Error, OSError, ValueError, TypeError, LookupError, OverflowError)
+FAILURES = (sqlite3.Error, OSError, ValueError, TypeError, LookupError, OverflowError, AttributeError)
 """What a damaged database raises: sqlite3 fails to decode even its own error texts, and rows may hold anything."""
 
 _left_open: list[Any] = []
@@ -136,6 +136,7 @@ class Database:
 
     def _forget(self) -> None:
         self._open: _Open | None = None
+        self._count = 0  # of connections
         self._damaged: tuple[int, int] | None = None  # which file is not what SQLite wrote
 
     def __getstate__(self) -> dict[str, Any]:
@@ -201,7 +202,7 @@ class Database:
         """Changes when anybody writes. Raises as `reading` does."""
         with gates.index, self._explained():
             db = self._connection(write=False)
-            return id(db), db.total_changes, int(db.execute("PRAGMA data_version").fetchone()[0])
+            return self._count, db.total_changes, int(db.execute("PRAGMA data_version").fetchone()[0])
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -268,6 +269,7 @@ class Database:
         file = (status.st_dev, status.st_ino)
         closing = weakref.finalize(self, _let_go, os.getpid(), db)
         self._open = _Open(os.getpid(), file, status.st_size, db, writable, closing)
+        self._count += 1
         self._damaged = None
         return db
 

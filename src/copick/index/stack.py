@@ -16,16 +16,16 @@ from copick.index.rows import run_name, run_of
 from copick.index.schema import Database
 from copick.index.things import leaves
 from copick.index.writer import Writer
-from copick.kinds import RUN
+from copick.kinds import RUN, Ref
 from copick.layers.stack import LayerStack
 
 if TYPE_CHECKING:
-    import builtins
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from copick.config import CopickConfigSQLiteDB
-    from copick.kinds import Kind, Ref
+    from copick.kinds import Kind
     from copick.layers.layer import Entry, Layer
+    from copick.layers.stack import Holding
     from copick.meta import Meta
 
 logger = logging.getLogger("copick.index")
@@ -40,6 +40,17 @@ AGAIN_S = 60.0
 
 FRESH_S = 0.05
 """What was read ahead counts so long before it is asked whether another process has changed the index."""
+
+
+class _Memory:
+    """What was read of one state of the index. When that changes there is a new one: who is still reading fills the old one."""
+
+    def __init__(self, version: tuple[int, ...] = ()) -> None:
+        self.version = version
+        self.checked = 0.0
+        self.runs: list[str] = []
+        self.ahead = Ahead({}, {}, {}, {})
+        self.width = 1
 
 
 class IndexedStack(LayerStack):
@@ -64,20 +75,16 @@ class IndexedStack(LayerStack):
         places = leaves(self)
         members = {name: layer for layer in self.layers for name in layer.names}
         self.reader, self.writer = Reader(self.database, places, members), Writer(self.database, places)
-        # What may be otherwise than the index says: these entities and what is below. None: everything.
-        self._doubts: set[Ref | None] = set()
-        self._doubted_lists: set[tuple[Ref | None, Kind]] = set()  # those that these entities stand in
+        # What may be otherwise than the index says: entities and what is below (None: everything), and the lists (parent,
+        # kind) that these entities stand in. Each with a mark of its own: it may be doubted again while it is looked at.
+        self._doubts: dict[Ref | tuple[Ref | None, Kind] | None, object] = {}
         # Somebody is about to write these: what is asked of them must be true.
         self._changing_now: set[Ref] = set()
         self._forget_read()
         self._complained = False
 
     def _forget_read(self) -> None:
-        self._version: tuple[int, ...] = ()
-        self._checked = 0.0
-        self._runs: builtins.list[str] = []
-        self._ahead = Ahead({}, {}, {}, {})
-        self._width = 1
+        self._memory = _Memory()
 
     def __repr__(self) -> str:
         return f"<IndexedStack {' › '.join(layer.name for layer in self.layers)} in {self.database.path}>"
@@ -117,49 +124,61 @@ class IndexedStack(LayerStack):
         """That these layers hold `ref`, as the index says: nobody asks them again."""
         self._known(ref)[ref.values] = self.reader.members(names)
 
-    def _listed(self, parent: Ref | None, kind: Kind) -> Listing:
-        if time.monotonic() > self._checked + FRESH_S:
+    def _now(self) -> _Memory:
+        """What was read of the index as it is now."""
+        if time.monotonic() > self._memory.checked + FRESH_S:
             self.watch()
             self._look_for_changes()
+        return self._memory
+
+    def _listed(self, parent: Ref | None, kind: Kind) -> Listing:
+        memory = self._now()
         if parent is None:
             found = self.reader.top(kind)
             if kind is RUN:
-                self._runs = [str(run) for (run,) in found[1]]
+                memory.runs = [str(run) for (run,) in found[1]]
             return found
-        run, ahead = run_name(parent), self._ahead
+        run, ahead = run_name(parent), memory.ahead
         if run not in ahead.runs:
-            ahead = self._read_ahead(run)
+            ahead = self._read_ahead(memory, run)
         return self.reader.under(parent, kind, ahead.runs[run], ahead)
 
     def _look_for_changes(self) -> None:
         """Forget what was read if the index has changed since."""
-        version = self.database.version()
-        if version != self._version:
-            self._forget_read()
+        version, memory = self.database.version(), self._memory
+        if version != memory.version:
+            self._memory = memory = _Memory(version)
             sources = {layer.name: layer.source for layer in leaves(self)}
             for name, ref, file in self.reader.odd_names():
                 sources[name].call(ref, file)
-            self._version = version
-        self._checked = time.monotonic()
+        memory.checked = time.monotonic()
 
-    def _read_ahead(self, run: str) -> Ahead:
+    def _read_ahead(self, memory: _Memory, run: str) -> Ahead:
         """The listings of a run; in a walk over all, those of the next ones, too."""
-        at = bisect_left(self._runs, run)
-        is_known = self._runs[at : at + 1] == [run]
-        walks = is_known and at > 0 and self._runs[at - 1] in self._ahead.runs
-        self._width = min(4 * self._width, AHEAD) if walks else 1
-        runs = self._runs[at : at + self._width] if is_known else [run]
-        self._ahead = found = self.reader.ahead(runs, self._ahead.texts)
+        runs = memory.runs
+        at = bisect_left(runs, run)
+        is_known = runs[at : at + 1] == [run]
+        walks = is_known and at > 0 and runs[at - 1] in memory.ahead.runs
+        memory.width = width = min(4 * memory.width, AHEAD) if walks else 1
+        names = runs[at : at + width] if is_known else [run]
+        memory.ahead = found = self.reader.ahead(names, memory.ahead.texts)
         return found
 
     def exists(self, ref: Ref) -> bool:
         if ref not in self._changing_now and not self._in_doubt(ref.parent, ref.kind):
             try:
-                if ref.values in self._listed(ref.parent, ref.kind)[1]:
+                if ref.values in self._siblings(ref):
                     return True
             except LayerError as error:
                 self.complain(error)
         return super().exists(ref)  # what the index does not know of may be there all the same
+
+    def _siblings(self, ref: Ref) -> Holding:
+        """Which layers hold `ref` and its siblings; of a run, of which there are many, it alone."""
+        if ref.kind is not RUN:
+            return self._listed(ref.parent, ref.kind)[1]
+        self._now()
+        return self.reader.alone(str(ref.values[0]))[1]
 
     # Doubts
 
@@ -168,31 +187,34 @@ class IndexedStack(LayerStack):
         self._doubt(ref)
 
     def _doubt(self, *refs: Ref | None) -> None:
-        self._doubts.update(refs)
-        self._doubted_lists.update((ref.parent, ref.kind) for ref in refs if ref is not None)
+        for ref in refs:
+            self._doubts[ref] = mark = object()
+            if ref is not None:
+                self._doubts[ref.parent, ref.kind] = mark
 
-    def _believe(self, refs: set[Ref | None]) -> None:
-        self._doubts -= refs
-        self._doubted_lists = {(ref.parent, ref.kind) for ref in self._doubts if ref is not None}
+    def _believe(self, doubts: Mapping[Ref | tuple[Ref | None, Kind] | None, object]) -> None:
+        """End these doubts, but for those that came again."""
+        for doubted, mark in doubts.items():
+            if self._doubts.get(doubted) is mark:
+                self._doubts.pop(doubted, None)
 
     def _in_doubt(self, parent: Ref | None, kind: Kind) -> bool:
         if not self._doubts:
             return False
-        if None in self._doubts or (parent, kind) in self._doubted_lists:
+        if None in self._doubts or (parent, kind) in self._doubts:
             return True
         return parent is not None and any(each in self._doubts for each in parent.walk())
 
     def settle(self) -> None:
         """Have the index look at what was refreshed. Raises LayerError, also if it does not know all layers."""
         self._look_for_changes()
-        if not (doubts := set(self._doubts)):
+        if not (doubts := self._doubts.copy()):
             return
         self.reader.scanned()  # who only asks makes no index
         if None in doubts:
             self.update()
             return
-        for run in {run_of(doubt) for doubt in doubts if doubt is not None}:
-            self.writer.update(run=run)
+        self.writer.update(runs={run_of(doubt) for doubt in doubts if isinstance(doubt, Ref)})
         self._believe(doubts)
 
     # Changes
@@ -218,7 +240,7 @@ class IndexedStack(LayerStack):
     ) -> None:
         """Look for changes in layers; None = all. See `Writer.update`."""
         chosen = None if names is None else [*names]
-        doubts = set(self._doubts)
+        doubts = self._doubts.copy()
         self.writer.update(chosen, full=full, workers=workers, pace=pace)
         if chosen is None:
             self._believe(doubts)

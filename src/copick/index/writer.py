@@ -4,7 +4,8 @@ What tells of a change is a stamp for each file (see `Layer.stamps`) and a diges
 run of each layer: an equal digest ends it; else the run is listed, and what has another stamp is read.
 
 Layers are read without holding up anybody, so meanwhile somebody may write: `changes` counts the changes of a run that went through
-copick. If it is another one when there is a result, it is looked for again; after a few times alone, while others wait.
+copick, and the results of other scans. If it is another one when there is a result, it is looked for again; after a few times
+alone, while others wait.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from copick.util.progress import Progress
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from copick.index.schema import Database
     from copick.layers.layer import Layer
@@ -101,7 +102,7 @@ class Writer:
     def update(
         self,
         names: Iterable[str] | None = None,
-        run: str | None = None,
+        runs: Collection[str] | None = None,
         *,
         full: bool = False,
         workers: int = 8,
@@ -111,7 +112,7 @@ class Writer:
 
         Args:
             names: The layers to look at; None = all.
-            run: Only in this run; "" = only the objects.
+            runs: Only in these runs, "" = the objects; None = all.
             full: Read everything again.
             workers: How many runs to look at at a time.
             pace: Rest so many times as long as the work took, so that others get on.
@@ -127,7 +128,7 @@ class Writer:
         for layer in wanted:
             began, failures = time.time(), Failures()
             try:
-                self._scan(layer, run, full, workers, pace, failures)
+                self._scan(layer, runs, full, workers, pace, failures)
             except CopickError as error:
                 failed.append(f"layer {layer.name!r}: {error}")
                 self._note(layer, problem=str(error))
@@ -135,7 +136,7 @@ class Writer:
                 problem = str(failures) or None
                 if problem:
                     logger.warning("layer %r: %s", layer.name, problem)
-                if run is None:
+                if runs is None:
                     self._note(layer, scanned=began, took=time.time() - began, problem=problem)
         if failed:
             raise LayerError("; ".join(failed))
@@ -184,21 +185,43 @@ class Writer:
 
     def _note(self, layer: Layer, **fields: Any) -> None:
         told = ", ".join(f"{name} = :{name}" for name in fields)
+        known = {**fields, "layer": layer.name, "place": layer.content}
         with self._writing() as db:
-            db.execute(f"UPDATE layers SET {told} WHERE name = :layer", {**fields, "layer": layer.name})
+            db.execute(f"UPDATE layers SET {told} WHERE name = :layer AND location = :place", known)
+
+    @staticmethod
+    def _id(db: sqlite3.Connection, layer: Layer) -> int:
+        """Of a layer that was made known. Raises LayerError if another project has since called another place so."""
+        asked = "SELECT id FROM layers WHERE name = ? AND location = ?"
+        row = db.execute(asked, (layer.name, layer.content)).fetchone()
+        if row is None:
+            raise LayerError(
+                f"layer {layer.name!r} went from the index meanwhile: another project calls another place so (state another "
+                "db_path in one of them), or the index was made again"
+            )
+        return int(row[0])
 
     def _scan(
-        self, layer: Layer, run: str | None, full: bool, workers: int, pace: float, failures: Failures
+        self,
+        layer: Layer,
+        runs: Collection[str] | None,
+        full: bool,
+        workers: int,
+        pace: float,
+        failures: Failures,
     ) -> None:
         source = layer.source
         source.refresh()
+        before = self._known(layer)  # first: who then deletes a run that is in the list has changed it
         stamps = source.stamps(None, RUN) or {}
         metas = {RUN.ref(meta, None): meta for meta in source.list(None, RUN)}
-        refs: list[Ref | None] = [ref for ref in metas if run is None or ref.values[0] == run]
-        if run in (None, ""):
+        refs: list[Ref | None] = [ref for ref in metas if runs is None or name_of(ref) in runs]
+        if runs is None or "" in runs:
             refs.append(None)  # the objects
-        self._drop_runs(layer, metas, run)
+        self._drop_runs(layer, metas, runs)
         batches = (refs[at : at + BATCH] for at in range(0, len(refs), BATCH))
+        nothing = Known(None, 0)
+
         with (
             Progress(f"indexing {layer.name}", len(refs)) as progress,
             ThreadPoolExecutor(max(1, workers), thread_name_prefix="copick-index") as pool,
@@ -208,9 +231,14 @@ class Writer:
                 known = self._known(layer, [name_of(ref) for ref in batch])
 
                 def look(ref: Ref | None, known: Mapping[str, Known] = known) -> Look:
-                    stamp = stamps.get(file_name(ref)) if ref else ""
-                    meta, before = metas[ref] if ref else None, known.get(name_of(ref), Known(None, 0))
-                    return self._look(layer, ref, before, stamp, full, meta, failures)
+                    name = name_of(ref)
+                    now = known.get(name, nothing)
+                    if ref and now.changes != before.get(name, nothing).changes:
+                        source.refresh(ref)  # what it remembers may be older
+                        if not source.exists(ref):
+                            return Look(layer.name, name, None, {}, now.changes)
+                    stamp, meta = (stamps.get(file_name(ref)), metas[ref]) if ref else ("", None)
+                    return self._look(layer, ref, now, stamp, full, meta, failures)
 
                 looks = [*(pool.map(look, batch) if workers > 1 else map(look, batch))]
                 if any(each.found is not None for each in looks):
@@ -218,14 +246,12 @@ class Writer:
                 progress.step(len(batch))
                 self._rest(pace * (time.monotonic() - began))
 
-    def _known(self, layer: Layer, runs: Sequence[str]) -> dict[str, Known]:
-        marks = ",".join("?" * len(runs))
+    def _known(self, layer: Layer, runs: Sequence[str] | None = None) -> dict[str, Known]:
+        """What the index says of these runs in a layer; None = all."""
+        these = "" if runs is None else f"AND run IN ({','.join('?' * len(runs))})"
         with self.database.reading() as db:
-            rows = db.execute(
-                "SELECT run, digest, changes FROM runs JOIN layers ON layers.id = layer "
-                f"WHERE layers.name = ? AND run IN ({marks})",
-                (layer.name, *runs),
-            )
+            asked = f"SELECT run, digest, changes FROM runs WHERE layer = ? {these}"
+            rows = db.execute(asked, (self._id(db, layer), *(runs or ())))
             return {run: Known(digest, changes) for run, digest, changes in rows}
 
     def _look(
@@ -291,7 +317,7 @@ class Writer:
 
     def _stamps(self, layer: Layer, run: str) -> dict[Ref, str | None]:
         with self.database.reading() as db:
-            return {ref: stamp for ref, _, stamp in held_rows(db, layer.name, run)}
+            return {ref: stamp for ref, _, stamp in held_rows(db, self._id(db, layer), run)}
 
     # Writing
 
@@ -328,36 +354,29 @@ class Writer:
             return Look(layer.name, run, None, {}, known.changes)
         return self._look(layer, ref, known, None, full=True)
 
-    def _drop_runs(self, layer: Layer, listed: Iterable[Ref], run: str | None) -> None:
+    def _drop_runs(self, layer: Layer, listed: Iterable[Ref], runs: Collection[str] | None) -> None:
         """Runs that a layer no longer has. Raises LayerError if it has none because the place is gone."""
         names = {str(ref.values[0]) for ref in listed}
-        with self.database.reading() as db:
-            rows = db.execute(
-                "SELECT run FROM runs JOIN layers ON layers.id = layer WHERE layers.name = ? AND run <> ''",
-                (layer.name,),
-            )
-            gone = [name for (name,) in rows if name not in names and run in (None, name)]
+        known = [name for name in self._known(layer) if name and (runs is None or name in runs)]
+        gone = [name for name in known if name not in names]
         if gone and (problem := layer.source.nowhere()):
             raise LayerError(
                 f"{layer.location.strip()}: {problem}; what it held is kept until it is there again"
             )
         for name in gone:
-            known = self._known(layer, [name])
+            before = self._known(layer, [name])
             if layer.source.exists(Ref(RUN, (name,))):
                 continue
             with self._writing() as db:
-                if self._known(layer, [name]) == known:  # nor was it made meanwhile
+                if self._known(layer, [name]) == before:  # nor was it made meanwhile
                     self._apply(db, layer, Look(layer.name, name, None, {}, 0))
-                    db.execute(
-                        "DELETE FROM runs WHERE run = ? AND layer = (SELECT id FROM layers WHERE name = ?)",
-                        (name, layer.name),
-                    )
+                    db.execute("DELETE FROM runs WHERE run = ? AND layer = ?", (name, self._id(db, layer)))
 
     def _apply(self, db: sqlite3.Connection, layer: Layer, look: Look) -> None:
         """Make the index say of a run in a layer what a look at it found."""
-        (layer_id,) = db.execute("SELECT id FROM layers WHERE name = ?", (layer.name,)).fetchone()
+        layer_id = self._id(db, layer)
         assert look.found is not None
-        before = {ref: id for ref, id, _ in held_rows(db, layer.name, look.run)}
+        before = {ref: id for ref, id, _ in held_rows(db, layer_id, look.run)}
         for ref, id in before.items():
             if ref not in look.found:
                 self._remove(db, id, layer_id)
@@ -366,8 +385,9 @@ class Writer:
             drop_orphans(db, look.run)
         put_listing(db, look.run)
         db.execute(
-            "INSERT INTO runs VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET digest = excluded.digest",
-            (look.run, layer_id, look.digest, look.changes),
+            "INSERT INTO runs VALUES (?, ?, ?, 1) "
+            "ON CONFLICT DO UPDATE SET digest = excluded.digest, changes = changes + 1",
+            (look.run, layer_id, look.digest),
         )
 
     def _put(self, db: sqlite3.Connection, layer_id: int, run: str, found: Mapping[Ref, Found]) -> None:
@@ -517,7 +537,7 @@ class Writer:
             ).fetchone()
             if row is None:
                 return None
-            held = {each: id for each, id, _ in held_rows(db, layer.name, run_of(ref))}
+            held = {each: id for each, id, _ in held_rows(db, row[0], run_of(ref))}
             return Noted(row[0], row[1] or 0, held)
 
     def _put_change(

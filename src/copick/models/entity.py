@@ -329,7 +329,7 @@ class Entity(Node):
         if self._meta is UNASKED:
             self._take(self.layer.listed(self._ref))
         if self._meta is None:
-            self._meta = self.kind.meta_of(self._ref.values)
+            self._take(self.kind.meta_of(self._ref.values))
         return self._meta
 
     @meta.setter
@@ -337,7 +337,7 @@ class Entity(Node):
         self._meta = meta
 
     def _take(self, meta: Any) -> None:
-        """What its listing says, asked for now."""
+        """What its listing says, asked for now, or its address."""
         self._meta = meta
 
     @classmethod

@@ -374,9 +374,10 @@ def _region(
         centre, reach = _position("near", near), float(radius or 0)
         if not reach >= 0:
             raise ValueError(f"radius={radius!r}: expected a length in ångström")
+        around = reach + (np.abs(centre) + reach) * 1e-12  # sums are rounded otherwise than distances
         return (
-            centre - reach,
-            centre + reach,
+            centre - around,
+            centre + around,
             lambda where: np.linalg.norm(where.astype(np.float64) - centre, axis=1) <= reach,
         )
     least = np.full(3, -np.inf) if low is None else _position("low", low)

@@ -138,9 +138,13 @@ class CopickFeatures(StoredArray):
     meta: CopickFeaturesMeta
 
     def __init__(self, tomogram: CopickTomogram, meta: CopickFeaturesMeta) -> None:
-        if not meta.tomo_type:  # a layer lists the type of features alone
-            meta.tomo_type = tomogram.tomo_type
         super().__init__(tomogram, meta)
+        self._take(meta)
+
+    def _take(self, meta: CopickFeaturesMeta | None) -> None:
+        if meta is not None and not meta.tomo_type:  # a layer lists the type of features alone
+            meta.tomo_type = self.tomogram.tomo_type
+        super()._take(meta)
 
     @property
     def tomogram(self) -> CopickTomogram:
