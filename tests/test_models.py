@@ -118,6 +118,15 @@ def test_writing_to_a_named_layer(root: CopickRoot, run: CopickRun) -> None:
     assert [picks.sources for picks in run.picks] == [["work", "archive"]]
 
 
+def test_what_is_made_below_a_narrower_view_is_seen_by_all(root: CopickRoot, run: CopickRun) -> None:
+    (spacing,) = run.voxel_spacings
+    assert [tomogram.tomo_type for tomogram in spacing.tomograms] == ["wbp"]
+    mine = run.new_voxel_spacing(10, exist_ok=True, layers="work").new_tomogram("mine")
+    assert [tomogram.tomo_type for tomogram in spacing.tomograms] == ["mine", "wbp"]
+    mine.delete()
+    assert [tomogram.tomo_type for tomogram in spacing.tomograms] == ["wbp"]
+
+
 def test_roots_take_their_config(tmp_path: Path) -> None:
     config = copick.config.CopickConfigFS(root=str(tmp_path), pickable_objects=OBJECTS)
     root = CopickRootFS(config)

@@ -83,6 +83,19 @@ class Tree(RuleBasedStateMachine):
         if made is not None:
             self.kept.append(made)
 
+    @rule(name=RUNS, tomo_type=st.sampled_from(["wbp", "sirt"]), layers=WHERE, value=st.integers(2, 9))
+    def new_tomogram(self, name: str, tomo_type: str, layers: Any, value: int) -> None:
+        """Through a voxel spacing that is reached by way of its run."""
+        run = self.run_named(name)
+        if run is not None:
+            self.attempt(
+                lambda: (
+                    run.new_voxel_spacing(10, exist_ok=True, layers=layers)
+                    .new_tomogram(tomo_type)
+                    .from_numpy(np.full((2, 2, 2), value), levels=1)
+                )
+            )
+
     @rule(name=RUNS, kind=KINDS, layers=WHERE, fresh=st.booleans())
     def keep_what_is_there(self, name: str, kind: str, layers: Any, fresh: bool) -> None:
         run = self.run_named(name)

@@ -266,8 +266,8 @@ class Node(InFiles):
             self._forget_kind(child.kind)
         else:
             self._twins.clear()
-            if self._origin is not None:
-                self._origin._noticed(child)
+            if (elder := self._elder()) is not None:
+                elder._noticed(child)
 
     def _drop(self, child: Entity) -> None:
         name = child.kind.name
@@ -281,8 +281,20 @@ class Node(InFiles):
     def _told(self, kind: Kind, gone: Ref | None = None) -> None:
         """The children of a kind changed: others who listed them list them again."""
         self._twins.clear()
-        if self._origin is not None:
-            self._origin._forget_kind(kind, gone)
+        if (elder := self._elder()) is not None:
+            elder._forget_kind(kind, gone)
+
+    def _elder(self) -> Node | None:
+        """This as more layers show it, if that is known: whose twin it is, or the same below its parent's elder."""
+        if self._origin is not None or not isinstance(self, Entity):
+            return self._origin
+        above = self.parent._elder()
+        return None if above is None else above._held(self._ref)
+
+    def _held(self, ref: Ref) -> Node | None:
+        """The child at this address, if it was listed or asked for."""
+        listed: list[Node] = self._children.get(ref.kind.name, [])
+        return self._alone.get(ref) or next((child for child in listed if child.ref == ref), None)
 
     def _shown(self) -> str:
         """What a repr says of the children: those that are listed, without listing any."""

@@ -261,6 +261,7 @@ class CopickRoot(Node):
 
     def find_objects(
         self,
+        /,  # so that "self" is a field that nothing has, like any other
         object_types: str | Iterable[str] | None = None,
         *,
         layers: Layers = None,
