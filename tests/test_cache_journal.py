@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from copick.cache.manager import CacheManager
 from support.volumes import CHUNK_FILE, cached_store, chunk_bytes, chunk_files, noise, python, write_array
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 LAYOUT = {"shape": [4]}
@@ -241,6 +242,24 @@ def test_statistics_are_left_for_people(tmp_path: Path, manager: CacheManager) -
     document = json.loads(file.read_text())
     assert document["size_bytes"] == 27 * CHUNK_FILE
     assert document["inserts"] == 27
+
+
+def test_who_counts_the_files_amid_writes_counts_each_once(
+    tmp_path: Path, manager: CacheManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a chunk that lies there and is not noted yet, and one that is noted."""
+    budget, noting = manager.budget, manager.budget.noting
+
+    @contextmanager
+    def counted_beside(room: Any) -> Iterator[None]:
+        budget.rescan()
+        with noting(room):
+            yield
+        budget.rescan()
+
+    monkeypatch.setattr(budget, "noting", counted_beside)
+    cached_store(tmp_path / "cache", tmp_path / "source", manager).open_array("0").read(())
+    assert budget.used() == 27 * CHUNK_FILE
 
 
 def test_a_closed_cache_has_written_everything_and_begins_again(

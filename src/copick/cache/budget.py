@@ -141,6 +141,13 @@ class Budget:
             if room is not None:
                 self.ledger.settle(room)
 
+    @contextlib.contextmanager
+    def noting(self, room: Reservation) -> Iterator[None]:
+        """To note what was written, as the last thing: who counts the files does so before or after, so that each counts once."""
+        with self.ledger.mutex:
+            yield
+            self.ledger.settle(room)
+
     def _admit(self, size: int, layer: str) -> Reservation | None:
         if any(0 < bound < size for bound in (self.limit, self.quotas.get(layer, 0))):
             return None

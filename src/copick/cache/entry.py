@@ -175,8 +175,9 @@ class Entry:
                 return
             replaced = {chunk for chunk in chunks if self.native.contains(chunk)}
             error, written = self.native.insert_box(data, origin)
-            room.written = size * (len(written) - len(replaced.intersection(written)))
-            self._manager.inserted(self.native.id, written, size)
+            with self._manager.budget.noting(room):
+                noted = self._manager.inserted(self.native.id, written, size)
+                room.written = sum(size - before for chunk, before in noted.items() if chunk not in replaced)
         self._check(error)
 
     def _keep_encoded(self, chunk: int, data: npt.NDArray[Any], origin: tuple[int, ...]) -> None:
@@ -191,8 +192,8 @@ class Entry:
                 return self._manager.count("bypassed")
             error = self.native.insert(chunk, encoded)
             if not error:
-                room.written = size
-                self._manager.inserted(self.native.id, [chunk], size)
+                with self._manager.budget.noting(room):
+                    room.written = size - sum(self._manager.inserted(self.native.id, [chunk], size).values())
         return self._check(error)
 
     def _check(self, error: int) -> None:

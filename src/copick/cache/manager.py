@@ -224,13 +224,12 @@ class CacheManager:
             layout = {**geometry.to_json(), "layer": layer}
             self.journal.note_array(id, folder.relative_to(self.cache_root).as_posix(), layout)
 
-    def inserted(self, id: int, chunks: Iterable[int], size: int) -> None:
-        """Note written chunks of `size` bytes each."""
+    def inserted(self, id: int, chunks: Iterable[int], size: int) -> dict[int, int]:
+        """Note written chunks of `size` bytes each; how many bytes of each were noted before."""
         stamp = int(time.time() * 1e6)
         written = list(chunks)
         self.journal.note_inserted(id, written, size, stamp)
-        for chunk in written:
-            self.native.index_add(id, chunk, size, stamp)
+        return {chunk: self.native.index_add(id, chunk, size, stamp) for chunk in written}
 
     # What stopped being true
 

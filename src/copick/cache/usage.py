@@ -60,6 +60,7 @@ class Reservation:
     counts: int
     """How often the files were counted before it."""
     written: int = 0
+    settled: bool = False
 
 
 class Ledger:
@@ -125,8 +126,11 @@ class Ledger:
         return None
 
     def settle(self, room: Reservation) -> None:
-        """Put what was written in the place of what was reserved. Raises OSError."""
+        """Put what was written in the place of what was reserved, once. Raises OSError."""
         with self.mutex:
+            if room.settled:
+                return
+            room.settled = True
             self._reserved[room.layer] -= room.size
             now = self.add()
             # Who counted the files knew nothing of what others had reserved.
