@@ -177,7 +177,8 @@ class Entry:
             error, written = self.native.insert_box(data, origin)
             with self._manager.budget.noting(room):
                 noted = self._manager.inserted(self.native.id, written, size)
-                room.written = sum(size - before for chunk, before in noted.items() if chunk not in replaced)
+                new = noted.keys() - replaced
+                room.written, room.noted = size * len(new), sum(noted[chunk] for chunk in new)
         self._check(error)
 
     def _keep_encoded(self, chunk: int, data: npt.NDArray[Any], origin: tuple[int, ...]) -> None:
@@ -193,7 +194,8 @@ class Entry:
             error = self.native.insert(chunk, encoded)
             if not error:
                 with self._manager.budget.noting(room):
-                    room.written = size - sum(self._manager.inserted(self.native.id, [chunk], size).values())
+                    room.noted = sum(self._manager.inserted(self.native.id, [chunk], size).values())
+                    room.written = size
         return self._check(error)
 
     def _check(self, error: int) -> None:

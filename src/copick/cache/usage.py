@@ -60,6 +60,8 @@ class Reservation:
     counts: int
     """How often the files were counted before it."""
     written: int = 0
+    noted: int = 0
+    """Bytes of what was written that this process knew of before: a count of the files may have found them."""
     settled: bool = False
 
 
@@ -133,9 +135,11 @@ class Ledger:
             room.settled = True
             self._reserved[room.layer] -= room.size
             now = self.add()
+            counts = room.counts if now is None else now.counts
             # Who counted the files knew nothing of what others had reserved.
-            lost = now is not None and now.counts not in (room.counts, self._counted)
-            if more := room.written - (0 if lost else room.size):
+            lost = counts not in (room.counts, self._counted)
+            found = room.noted if counts == self._counted != room.counts else 0
+            if more := room.written - found - (0 if lost else room.size):
                 self.add({room.layer: more})
 
     def restart(self, chunks: Mapping[str, int], documents: int) -> None:
