@@ -132,13 +132,16 @@ class IndexedStack(LayerStack):
         return self._memory
 
     def _listed(self, parent: Ref | None, kind: Kind) -> Listing:
-        memory = self._now()
+        memory = self._memory
+        if time.monotonic() > memory.checked + FRESH_S:
+            memory = self._now()
         if parent is None:
             found = self.reader.top(kind)
             if kind is RUN:
                 memory.runs = [str(run) for (run,) in found[1]]
             return found
-        run, ahead = run_name(parent), memory.ahead
+        run: Any = parent.values[0] if parent.parent is None else run_name(parent)
+        ahead = memory.ahead
         if run not in ahead.runs:
             ahead = self._read_ahead(memory, run)
         return self.reader.under(parent, kind, ahead.runs[run], ahead)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from copick.errors import AlreadyExistsError, FormatError, GoneError, NotFoundError, ReadOnlyError
-from copick.kinds import Kind, Ref, Value, normal
+from copick.kinds import CHILDREN, Kind, Ref, Value, normal
 from copick.models.files import InFiles
 from copick.util.lazy import lazy
 from copick.util.words import nearest
@@ -37,7 +37,7 @@ UNASKED: Any = ...
 _MADE: dict[tuple[type, type], Any] = {}
 """What a class makes children of another class as."""
 
-MEMORIES = ("_children", "_alone", "_known", "_twins", "_origin")
+MEMORIES = ("_children", "_alone", "_has_alone", "_known", "_twins", "_origin")
 """What a node keeps of others, and can do without."""
 
 
@@ -59,7 +59,10 @@ class Node(InFiles):
     @lazy
     def _alone(self) -> dict[Ref, Any]:
         """Children that were asked for by name before anything was listed."""
+        self._has_alone = True
         return {}
+
+    _has_alone = False
 
     @lazy
     def _twins(self) -> dict[tuple[str, ...], Any]:
@@ -130,12 +133,14 @@ class Node(InFiles):
 
     def _asked(self, cls: type[E], kind: Kind) -> list[E]:
         """The children of one kind, asked for now. This is where the time of listings goes."""
-        layer, made = self.layer, self._made_as(cls)
-        found, new = [], cls.__new__
+        layer, made = self.layer, _MADE.get((type(self), cls)) or self._made_as(cls)
+        found, new, has_children = [], cls.__new__, kind in CHILDREN
         for ref, meta in layer.entries(self.ref, kind):
             if meta is None and made is cls:  # as `_listed` does
                 child = new(cls)
                 child.parent, child.layer, child._ref = self, layer, ref
+                if has_children:
+                    child._children = {}
             else:
                 child = made(self, kind.meta_of(ref.values) if meta is None else meta)
             found.append(child)
@@ -161,7 +166,7 @@ class Node(InFiles):
             siblings = children.get(kind.name)
             if siblings is None:
                 siblings = self._asked(cls, kind)
-                if self._known or self.__dict__.get("_alone"):
+                if self._known or (self._has_alone and self._alone):
                     siblings = [self._alone.get(child.ref) or self._same(child) for child in siblings]
                 children[kind.name] = siblings
             found += siblings
