@@ -140,6 +140,24 @@ def index_listing(bench: Bench) -> Iterator[Row]:
         stack._forget_read()
 
     def addresses(_: object) -> None:
+        """All that the index has, asked of it alone."""
+        found, _holding = stack.reader.top(RUN)
+        listed = [ref for ref, _meta in found]
+        ahead = stack.reader.ahead([str(ref.values[0]) for ref in listed], {})
+        count = len(listed)
+        for run in listed:
+            told = ahead.runs[str(run.values[0])]
+            for kind in CHILDREN[RUN]:
+                children = stack.reader.under(run, kind, told, ahead)[0] if kind.name in told else ()
+                for child, _meta in children:
+                    count += 1
+                    for below in CHILDREN.get(kind, ()):
+                        count += len([*stack.reader.under(child, below, told, ahead)[0]])
+        if count != 8 * runs:
+            raise RuntimeError(f"{count} addresses instead of {8 * runs}")
+
+    def kind_by_kind(_: object) -> None:
+        """Each kind of each parent, asked of the stack, also those of which there are none."""
         for run, _meta in stack.entries(None, RUN):
             for kind in CHILDREN[RUN]:
                 for each, _meta in stack.entries(run, kind):
@@ -150,6 +168,7 @@ def index_listing(bench: Bench) -> Iterator[Row]:
     timings = race(
         {
             "addresses and layers": addresses,
+            "the same, kind by kind": kind_by_kind,
             "entities": entities,
         },
         lambda turn: [None] * 3,
