@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -61,29 +60,15 @@ def deposit(
 
     Several projects may be linked into one folder. What is there already stays as it is.
     """
-    from copick.ops.deposit import deposit as link
+    from copick.ops.deposit import Uris, link_runs
 
-    log = logging.getLogger("copick.ops.run")
-    log.addFilter(_not_reported)
-    try:
-        results = link(
-            project(config),
-            target_dir,
-            util.resolve_run_names(run_names),
-            run_name_prefix,
-            run_name_regex,
-            n_workers=max_workers,
-            **{f"{what}_uris": each for what, each in uris.items()},
-        )
-    finally:
-        log.removeFilter(_not_reported)
+    names = util.resolve_run_names(run_names)
+    wanted = Uris.of(*(uris[what] for what in ("picks", "meshes", "segmentations", "tomograms", "features")))
+    results = link_runs(
+        project(config), target_dir, names, run_name_prefix, run_name_regex, wanted, max_workers
+    )
     errors = [error for result in results.values() for error in result["errors"]]
     done = sum(result["processed"] for result in results.values())
     if not done and not errors:
         raise click.ClickException("the project has nothing of what these URIs name; nothing was linked")
     finish(f"Linked {done} items.", errors)
-
-
-def _not_reported(record: logging.LogRecord) -> bool:
-    """The end of the command says what the report of the function would."""
-    return record.funcName != "report_results"

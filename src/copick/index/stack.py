@@ -133,7 +133,9 @@ class IndexedStack(LayerStack):
 
     def _listed(self, parent: Ref | None, kind: Kind) -> Listing:
         memory = self._memory
-        if time.monotonic() > memory.checked + FRESH_S:
+        if (
+            time.monotonic() > memory.checked + FRESH_S
+        ):  # as `_now` does: a walk over everything comes by here for each list
             memory = self._now()
         if parent is None:
             found = self.reader.top(kind)

@@ -74,7 +74,7 @@ class Layer(ABC):
         """
 
     def entries(self, parent: Ref | None, kind: Kind) -> Iterable[Entry]:
-        """As `list`, with the address of each. A layer that knows these can spare their metadata."""
+        """As `list`, with the address of each, to be gone through once. A layer that knows these can spare their metadata."""
         return [(kind.ref(meta, parent), meta) for meta in self.list(parent, kind)]
 
     def stamps(self, parent: Ref | None, kind: Kind) -> dict[str, str | None] | None:

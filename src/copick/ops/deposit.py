@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Results = dict[str, dict[str, Any]]
 
 
-class _Uris(NamedTuple):
+class Uris(NamedTuple):
     """What to link, by type."""
 
     picks: tuple[str, ...]
@@ -38,7 +38,7 @@ class _Uris(NamedTuple):
     feature: tuple[str, ...]
 
     @classmethod
-    def of(cls, *uris: Iterable[str] | None) -> _Uris:
+    def of(cls, *uris: Iterable[str] | None) -> Uris:
         """Raises ValueError for what is no URI of its type."""
         found = cls(*(tuple(each or ()) for each in uris))
         for object_type, each in found._asdict().items():
@@ -78,7 +78,22 @@ def deposit(
         ValueError: The regular expression does not match a run's name, runs would get the same name, or this is no URI.
             Nothing was linked.
     """
-    uris = _Uris.of(picks_uris, meshes_uris, segmentations_uris, tomograms_uris, features_uris)
+    uris = Uris.of(picks_uris, meshes_uris, segmentations_uris, tomograms_uris, features_uris)
+    results = link_runs(config, target_dir, run_names, run_name_prefix, run_name_regex, uris, n_workers)
+    report_results(results, sum(result["processed"] + len(result["errors"]) for result in results.values()))
+    return results
+
+
+def link_runs(
+    config: File | CopickRoot,
+    target_dir: File,
+    run_names: Iterable[str] | None,
+    run_name_prefix: str,
+    run_name_regex: str | None,
+    uris: Uris,
+    n_workers: int,
+) -> Results:
+    """As `deposit`, without a word in the log of what failed."""
     if not isinstance(config, CopickRoot):
         from copick import from_file
 
@@ -99,11 +114,9 @@ def deposit(
         target_dir=target_dir,
         uris=uris,
     )
-    results: Results = {
+    return {
         name: result or {"processed": 0, "errors": [f"run {name} failed"]} for name, result in found.items()
     }
-    report_results(results, sum(result["processed"] + len(result["errors"]) for result in results.values()))
-    return results
 
 
 def deposit_run(
@@ -122,7 +135,7 @@ def deposit_run(
     Returns:
         {"processed": how many are linked now, "errors": [why others are not]}.
     """
-    uris = _Uris.of(picks_uris, meshes_uris, segmentations_uris, tomograms_uris, features_uris)
+    uris = Uris.of(picks_uris, meshes_uris, segmentations_uris, tomograms_uris, features_uris)
     return _deposit(run, _new_name(run, run_name_prefix, run_name_regex), target_dir, uris)
 
 
@@ -149,7 +162,7 @@ def _new_name(run: CopickRun, prefix: str, regex: str | None) -> str:
     return check_name(f"{prefix}{name}", "a run called")
 
 
-def _deposit(run: CopickRun, name: str, target_dir: File, uris: _Uris) -> dict[str, Any]:
+def _deposit(run: CopickRun, name: str, target_dir: File, uris: Uris) -> dict[str, Any]:
     result: dict[str, Any] = {"processed": 0, "errors": []}
     folder = os.path.join(os.path.abspath(target_dir), "ExperimentRuns", name)
     for source, path in _links(run, folder, uris._asdict()).items():

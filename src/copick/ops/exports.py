@@ -260,9 +260,8 @@ def export_one(run: CopickRun, output_dir: File, wanted: Wanted) -> dict[str, An
             failed.add(each.source.ref)
         else:
             logger.log(logging.INFO if wanted.log else logging.DEBUG, "%s is now %s", each.source.ref, path)
-    for what, refs in ((what, {each.source.ref for each in outputs if each.what == what}) for what in result):
-        if what != "errors":
-            result[what] = len(refs - failed)
+    for what in ("picks", "segmentations", "tomograms"):
+        result[what] = len({each.source.ref for each in outputs if each.what == what} - failed)
     return result
 
 

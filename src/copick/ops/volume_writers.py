@@ -267,17 +267,17 @@ def write_zarr(path: File, volume: StoredArray, level: Level | None, *, labels: 
     """
     if not volume.levels():
         raise NotFoundError(f"{volume.ref} is empty; there is nothing to write")
+    from zarr.storage import LocalStore
+
+    from copick.layers.transfer import copy_array
+    from copick.ome import write_volume
+    from copick.util.segmentation import PANOPTIC_CHANNELS
+
     with new_folder(path) as temporary:
-        if level is not None:
-            from copick.ome import write_volume
-            from copick.util.segmentation import PANOPTIC_CHANNELS
-
-            source: Any = level.array  # is sliced as it is written
-            channels = PANOPTIC_CHANNELS if level.array.ndim == 4 else None
-            write_volume(temporary, source, level.voxel_size, levels=1, labels=labels, channels=channels)  # type: ignore[arg-type]
+        store = LocalStore(temporary)
+        if level is None:
+            copy_array(volume.layer.original(volume.ref), store, str(volume.ref))
             return
-        from zarr.storage import LocalStore
-
-        from copick.layers.transfer import copy_array
-
-        copy_array(volume.layer.original(volume.ref), LocalStore(temporary), str(volume.ref))
+        source: Any = level.array  # is sliced as it is written
+        channels = PANOPTIC_CHANNELS if level.array.ndim == 4 else None
+        write_volume(store, source, level.voxel_size, levels=1, labels=labels, channels=channels)
