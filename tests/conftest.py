@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -116,3 +117,13 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def archive(original: Path, tmp_path: Path) -> Path:
     """A copy of `original` that a test may damage."""
     return shutil.copytree(original, tmp_path / "archive")
+
+
+@pytest.fixture
+def logging_as_it_was() -> Iterator[None]:
+    """For commands, which set up logging."""
+    package = logging.getLogger("copick")
+    before = package.level, package.handlers[:]
+    yield
+    package.setLevel(before[0])
+    package.handlers[:] = before[1]

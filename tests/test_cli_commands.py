@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import TYPE_CHECKING, Any
 
 import emfile
@@ -19,23 +18,14 @@ from copick.cli.cli import cli, main
 from projects import OBJECTS, VOLUME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from click.testing import Result
 
     from copick.models import CopickRoot, CopickRun
 
-pytestmark = pytest.mark.filterwarnings("ignore:Setting the dtype on a NumPy array:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    package = logging.getLogger("copick")
-    before = package.level, package.handlers[:]
-    yield
-    package.setLevel(before[0])
-    package.handlers[:] = before[1]
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
 
 @pytest.fixture

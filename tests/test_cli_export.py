@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import mrcfile
@@ -17,19 +16,12 @@ from copick.ops.poses import read_poses
 from projects import OBJECTS, VOLUME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from click.testing import Result
 
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    package = logging.getLogger("copick")
-    before = package.level, package.handlers[:]
-    yield
-    package.setLevel(before[0])
-    package.handlers[:] = before[1]
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
 
 @pytest.fixture(scope="module")

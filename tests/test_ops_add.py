@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from copick.models import CopickRoot
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:Setting the dtype on a NumPy array:DeprecationWarning")
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> CopickRoot:
     return alone(tmp_path / "project")

@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 
     from copick.models import CopickPicks, CopickRoot, CopickRun, CopickSegmentation, CopickTomogram
 
-pytestmark = pytest.mark.filterwarnings("ignore:Setting the dtype on a NumPy array:DeprecationWarning")
 
 TUBE = {
     "name": "tube",

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # mrcfile sets the dtype of arrays in a way that newer NumPy deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:Setting the dtype on a NumPy array:DeprecationWarning")
 
 DATA = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
